@@ -1,0 +1,537 @@
+/**
+ * What every side agrees on: names, payload types, messages. Sandbox-safe; imports nothing but types and Temporal's
+ * message definitions. Payloads are small: identifiers, sizes and signed statements, never guest data.
+ */
+import { defineQuery, defineUpdate } from '@temporalio/workflow';
+import { defineSearchAttributeKey } from '@temporalio/common';
+import type { FailureType } from './failures.ts';
+
+// ---- Identifiers ----
+
+/** Name of a host in its pool: a DNS label. It names the host's task queue and never changes. */
+export type HostId = string;
+/** UUID of a libvirt domain. */
+export type InstanceId = string;
+/** Lower-case hexadecimal SHA-256 of a base disk image's file content. */
+export type ImageId = string;
+/** UUID of a sealed package. */
+export type PackageId = string;
+/** Id of one move: the first run id of its workflow execution. Every name that a move makes on a host carries it. */
+export type MoveId = string;
+/** Armored OpenPGP signed message whose text is one JSON object; see docs/package-format.md. */
+export type SignedText = string;
+
+/** The queue of workflows and catalog activities. */
+export const CONTROL_QUEUE = 'vmferry';
+/** The queue that only this host's worker polls. */
+export const hostQueue = (host: HostId): string => `host:${host}`;
+
+/** Workflow ids carry the business key, so that one instance has at most one workflow of its own at a time. */
+export const workflowId = {
+  /** migrate, save, restore and delete exclude one another: they share this id. */
+  instance: (instance: InstanceId): string => `instance:${instance}`,
+  spawn: (instance: InstanceId): string => `spawn:${instance}`,
+  image: (host: HostId, request: string): string => `image:${host}:${request}`,
+  pull: (object: ImageId | PackageId, host: HostId): string => `pull:${object}:${host}`,
+  package: (id: PackageId): string => `package:${id}`,
+  node: (host: HostId): string => `node:${host}`,
+};
+
+export const searchAttributes = {
+  instance: defineSearchAttributeKey('VmferryInstance', 'KEYWORD'),
+  source: defineSearchAttributeKey('VmferrySource', 'KEYWORD'),
+  destination: defineSearchAttributeKey('VmferryDestination', 'KEYWORD'),
+  phase: defineSearchAttributeKey('VmferryPhase', 'KEYWORD'),
+};
+
+// ---- Things in the catalog ----
+
+/** A host's statement about itself; once the pool key has signed it, a certified record. */
+export interface HostRecord {
+  version: 1;
+  name: HostId;
+  /** Fingerprint of the host's OpenPGP v6 key, upper-case hexadecimal. */
+  fingerprint: string;
+  /** Armored OpenPGP public key. */
+  publicKey: string;
+  /** PEM of the host's TLS certificate; peers pin it. */
+  tlsCertificate: string;
+  /** Where peers fetch packages: `host:port`, best first. */
+  addresses: string[];
+  location: string;
+  /** Of the machine, as libvirt names it: `x86_64`, `aarch64`, … */
+  architecture: string;
+}
+
+/** The host's answer to `describeHost`. */
+export interface HostDescription {
+  record: HostRecord;
+  /** Fingerprint of the pool key that this host obeys; null while none is installed. */
+  poolFingerprint: string | null;
+  vmferryVersion: string;
+  libvirtVersion: string;
+  qemuVersion: string;
+  domainTypes: string[];
+}
+
+export interface Host {
+  id: HostId;
+  fingerprint: string;
+  /** Certified by the pool key. */
+  record: SignedText;
+  location: string;
+  architecture: string;
+}
+
+/** Files that go with an image and are copied for each instance. */
+export interface BootFiles {
+  kernel?: { sha256: string; bytes: number };
+  initrd?: { sha256: string; bytes: number };
+  cmdline?: string;
+}
+
+export interface Image {
+  id: ImageId;
+  name: string;
+  format: 'qcow2' | 'raw';
+  /** Bytes of the file. */
+  bytes: number;
+  /** Bytes that a guest sees. */
+  virtualBytes: number;
+  boot: BootFiles;
+}
+
+export interface Address {
+  /** IPv4, without prefix length. */
+  ip: string;
+  mac: string;
+}
+
+export interface InstanceSpec {
+  name: string;
+  imageId: ImageId;
+  memoryBytes: number;
+  vcpus: number;
+  /** libvirt domain type; `auto` lets the host probe and choose. */
+  domainType: 'auto' | 'qemu' | 'kvm';
+  boot: BootFiles;
+}
+
+export type InstanceState = 'running' | 'saved' | 'moving';
+
+export interface Instance {
+  id: InstanceId;
+  name: string;
+  host: HostId;
+  generation: number;
+  state: InstanceState;
+  imageId: ImageId;
+  address: Address;
+}
+
+// ---- Progress, told by heartbeats and by the progress query ----
+
+/** Steps of a move in order; the names of their activities. */
+export const MOVE_STEPS = [
+  'preflight',
+  'reserve',
+  'announceMove',
+  'saveInstance',
+  'rebaseOverlay',
+  'buildPackage',
+  'encryptPackage',
+  'transferPackage',
+  'openPackage',
+  'rewriteXml',
+  'restoreInstance',
+  'releaseInstance',
+  'resumeInstance',
+  'settleMove',
+] as const;
+export type MoveStep = (typeof MOVE_STEPS)[number];
+
+/** Heartbeat details of every long activity. */
+export interface Heartbeat {
+  step: string;
+  bytesDone: number;
+  /** 0 while unknown. */
+  bytesTotal: number;
+}
+
+export interface StepRecord {
+  step: MoveStep | 'returnInstance' | 'pullImage';
+  host: HostId | 'control';
+  /** Milliseconds since the epoch, by the workflow's clock. */
+  startedAt: number;
+  endedAt?: number;
+  /** Short text for people: what the step did. */
+  summary?: string;
+}
+
+export type MovePhase =
+  | 'preparing' // the guest runs, nothing was touched
+  | 'blackout' // the guest is stopped
+  | 'waiting' // a host worker is absent; goes on by itself
+  | 'parked' // waits for retry, return or readdress
+  | 'returning' // on the way back to the source
+  | 'settling' // the guest runs at the destination
+  | 'moved'
+  | 'returned'
+  | 'failed';
+
+export type ParkChoice = 'retry' | 'return' | 'readdress';
+
+export interface MoveProgress {
+  moveId: MoveId;
+  instanceId: InstanceId;
+  instanceName: string;
+  source: HostId;
+  destination: HostId;
+  generation: number;
+  packageId: PackageId;
+  phase: MovePhase;
+  step: StepRecord['step'] | null;
+  steps: StepRecord[];
+  /** The host worker that is waited for. */
+  waitingFor?: HostId;
+  parked?: { failure: FailureType; reason: string; since: number; choices: ParkChoice[] };
+  packageBytes: number;
+  wireBytes: number;
+  /** Seconds, by the workflow's clock and the source's; set once the guest runs again. */
+  blackoutSeconds?: number;
+}
+
+// ---- Workflows ----
+
+export type OnFailure = 'park' | 'return';
+
+export interface MoveOptions {
+  /** What to do when a step before the point of no return fails for good. Default `return`. */
+  onFailure?: OnFailure;
+  /** Seconds during which a failing or absent destination is retried before `onFailure` applies. Default 120. */
+  retryWindowSeconds?: number;
+  /** zstd level 1–19. Default 1. */
+  compressionLevel?: number;
+}
+
+export interface MigrateInput {
+  instanceId: InstanceId;
+  destination: HostId;
+  options?: MoveOptions;
+}
+
+export interface MoveResult {
+  moveId: MoveId;
+  instanceId: InstanceId;
+  packageId: PackageId;
+  source: HostId;
+  destination: HostId;
+  generation: number;
+  address: Address;
+  stepSeconds: Record<string, number>;
+  blackoutSeconds: number;
+  totalSeconds: number;
+  packageBytes: number;
+  wireBytes: number;
+}
+
+export interface SpawnInput {
+  instanceId: InstanceId;
+  host: HostId;
+  imageId: ImageId;
+  name: string;
+  memoryBytes: number;
+  vcpus: number;
+  domainType: InstanceSpec['domainType'];
+}
+export interface SpawnResult {
+  instanceId: InstanceId;
+  host: HostId;
+  address: Address;
+}
+
+export interface SaveInput {
+  instanceId: InstanceId;
+  options?: MoveOptions;
+}
+export interface SaveResult {
+  instanceId: InstanceId;
+  packageId: PackageId;
+  host: HostId;
+  packageBytes: number;
+}
+
+/** Continue a saved instance from its package, at its owner or (with the owner's release) elsewhere. */
+export interface RestoreInput {
+  instanceId: InstanceId;
+  /** Default: the host that owns the instance. */
+  destination?: HostId;
+  options?: MoveOptions;
+}
+
+export interface PullInput {
+  kind: 'image' | 'package';
+  id: ImageId | PackageId;
+  destination: HostId;
+}
+export interface PullResult {
+  id: ImageId | PackageId;
+  destination: HostId;
+  bytes: number;
+}
+
+export interface AddImageInput {
+  host: HostId;
+  /** Absolute paths on that host. */
+  path: string;
+  kernelPath?: string;
+  initrdPath?: string;
+  cmdline?: string;
+  name?: string;
+}
+export interface DeleteImageInput {
+  imageId: ImageId;
+}
+export interface DeleteInstanceInput {
+  instanceId: InstanceId;
+}
+export interface DeletePackageInput {
+  packageId: PackageId;
+}
+export interface VerifyPackageInput {
+  packageId: PackageId;
+  host: HostId;
+}
+/** Adds a host whose record the operator's pool key has certified. */
+export interface AddNodeInput {
+  host: HostId;
+  record: SignedText;
+}
+
+/** Types by which the client starts workflows; `workflows/index.ts` exports exactly these names. */
+export interface Workflows {
+  migrate(input: MigrateInput): Promise<MoveResult>;
+  save(input: SaveInput): Promise<SaveResult>;
+  restore(input: RestoreInput): Promise<MoveResult>;
+  spawn(input: SpawnInput): Promise<SpawnResult>;
+  pull(input: PullInput): Promise<PullResult>;
+  deleteInstance(input: DeleteInstanceInput): Promise<void>;
+  deletePackage(input: DeletePackageInput): Promise<void>;
+  verifyPackage(input: VerifyPackageInput): Promise<PackageFacts>;
+  addImage(input: AddImageInput): Promise<Image>;
+  deleteImage(input: DeleteImageInput): Promise<void>;
+  /** Asks a host for its record; the client shows the fingerprint. */
+  describeNode(input: { host: HostId }): Promise<HostDescription>;
+  addNode(input: AddNodeInput): Promise<Host>;
+}
+
+// ---- Messages of migrate, save and restore ----
+
+export const progressQuery = defineQuery<MoveProgress>('progress');
+export const retryUpdate = defineUpdate<void, []>('retry');
+export const returnUpdate = defineUpdate<void, []>('return');
+export const readdressUpdate = defineUpdate<void, [{ destination: HostId }]>('readdress');
+
+// ---- Activities of the control worker ----
+
+/** Names one move on every host; part of each step's input. */
+export interface MoveRef {
+  moveId: MoveId;
+  instanceId: InstanceId;
+  packageId: PackageId;
+  /** The generation that the receiving side will own: the owner's + 1. */
+  generation: number;
+}
+
+export interface MovePlan {
+  instance: Instance;
+  image: Image;
+  source: Host;
+  destination: Host;
+  /** Hosts that hold the base image. */
+  imageHosts: Host[];
+  /** Of the newest package, for restore. */
+  packageId: PackageId | null;
+}
+
+export type MoveKind = 'migrate' | 'save' | 'restore';
+
+export interface ControlActivities {
+  /** Checks the request against the catalog and answers what it knows. Changes nothing. */
+  planMove(input: {
+    kind: MoveKind;
+    instanceId: InstanceId;
+    /** null: the owner itself. */
+    destination: HostId | null;
+  }): Promise<MovePlan>;
+  /** Opens the move: generation + 1, instance `moving`, placement. Repeating it with the same move id changes nothing. */
+  reserveMove(input: {
+    moveId: MoveId;
+    kind: MoveKind;
+    instanceId: InstanceId;
+    packageId: PackageId;
+    destination: HostId;
+    /** What the owner said; the catalog follows the owner's records, never the other way. */
+    ownedGeneration: number;
+  }): Promise<{ generation: number; address: Address }>;
+  /** The operator sent the move elsewhere. */
+  redirectMove(input: { moveId: MoveId; destination: HostId }): Promise<{ destination: Host }>;
+  /** Says where the move is, for listings; `failure` only with parked. */
+  recordMove(input: {
+    moveId: MoveId;
+    phase: MovePhase;
+    step: string | null;
+    failure?: { type: FailureType; message: string };
+  }): Promise<void>;
+  /** A package was sealed at `host`, or has arrived there. */
+  recordPackage(input: {
+    packageId: PackageId;
+    instanceId: InstanceId;
+    generation: number;
+    host: HostId;
+    bytes: number;
+    sealedAt: string;
+  }): Promise<void>;
+  /** Ends the move in the catalog. `moved`: the destination owns; `returned`: the source owns at this generation; `saved`: down at the source. */
+  closeMove(input: {
+    moveId: MoveId;
+    outcome: 'moved' | 'returned' | 'saved' | 'failed';
+    owner: HostId;
+    generation: number;
+    result?: { stepSeconds: Record<string, number>; blackoutSeconds: number; packageBytes: number; wireBytes: number };
+    failure?: { type: FailureType; message: string };
+  }): Promise<void>;
+
+  /** Checks names, reserves an address. Idempotent by instance id. */
+  reserveInstance(input: SpawnInput): Promise<{ image: Image; host: Host; address: Address; imageHosts: Host[] }>;
+  recordInstance(input: { instanceId: InstanceId; state: InstanceState; host: HostId; generation: number }): Promise<void>;
+  /** Frees the address, forgets the instance. Idempotent. */
+  forgetInstance(input: { instanceId: InstanceId }): Promise<void>;
+
+  findInstance(input: { instanceId: InstanceId }): Promise<{ instance: Instance; host: Host }>;
+  findImage(input: { imageId: ImageId }): Promise<{ image: Image; hosts: Host[]; usedBy: InstanceId[] }>;
+  recordImage(input: { image: Image; host: HostId }): Promise<void>;
+  forgetImage(input: { imageId: ImageId; host: HostId }): Promise<void>;
+  findPackage(input: { packageId: PackageId }): Promise<{
+    packageId: PackageId;
+    instanceId: InstanceId;
+    generation: number;
+    bytes: number;
+    hosts: Host[];
+    /** The package from which a saved instance would be continued must not be deleted. */
+    needed: boolean;
+  }>;
+  forgetPackage(input: { packageId: PackageId; host: HostId }): Promise<void>;
+  findHost(input: { host: HostId }): Promise<Host>;
+  recordHost(input: { record: SignedText }): Promise<Host>;
+}
+
+// ---- Activities of a host worker ----
+
+/** What the source learned of a domain before it is touched, and what the destination must offer. */
+export interface InstanceFacts {
+  instanceId: InstanceId;
+  name: string;
+  /** By the host's own ownership record. */
+  ownedGeneration: number;
+  running: boolean;
+  memoryBytes: number;
+  /** Upper bound of the save file: RAM + device state. */
+  saveBytes: number;
+  disks: { target: string; bytes: number; virtualBytes: number; imageId: ImageId }[];
+  requirements: Requirements;
+}
+
+/** Signed into the origin record; compared by the destination before anything is sent and again before restore. */
+export interface Requirements {
+  architecture: string;
+  domainType: 'qemu' | 'kvm';
+  /** Versioned, e.g. `pc-q35-7.2`. */
+  machine: string;
+  /** CPU model and features as libvirt's XML has them; empty when libvirt chose the default. */
+  cpu: string;
+  qemuVersion: string;
+  memoryBytes: number;
+  vcpus: number;
+  /** Sorted `kind:model` of each device that has state. */
+  devices: string[];
+}
+
+export interface PackageFacts {
+  packageId: PackageId;
+  instanceId: InstanceId;
+  generation: number;
+  source: HostId;
+  sealedAt: string;
+  /** Bytes of the sealed segments and envelopes. */
+  bytes: number;
+  streams: { name: string; segments: number; plainBytes: number; sealedBytes: number }[];
+}
+
+export interface HostActivities {
+  // pool
+  describeHost(): Promise<HostDescription>;
+  /** Keeps this host's own certified record, so that its statements can be checked by strangers. */
+  keepRecord(input: { record: SignedText }): Promise<void>;
+
+  // images
+  addImage(input: Omit<AddImageInput, 'host'>): Promise<Image>;
+  /** Fetches an image from the first of `hosts` that answers; verified by its digest. */
+  pullImage(input: { image: Image; sources: SignedText[] }): Promise<{ bytes: number }>;
+  deleteImage(input: { imageId: ImageId }): Promise<void>;
+
+  // life of an instance
+  spawnInstance(input: {
+    instanceId: InstanceId;
+    spec: InstanceSpec;
+    address: Address;
+  }): Promise<{ generation: number }>;
+  /** Ends the instance for ever: statement first, then domain, disks, network entries. Only by its owner. */
+  deleteInstance(input: { instanceId: InstanceId }): Promise<void>;
+
+  // the move, in order
+  preflightSource(input: { instanceId: InstanceId; kind: MoveKind }): Promise<InstanceFacts>;
+  preflightDestination(input: {
+    instanceId: InstanceId;
+    facts: InstanceFacts;
+    imageId: ImageId;
+    source: SignedText;
+  }): Promise<{ imageMissing: boolean }>;
+  /** DHCP entry and anti-spoofing rule. */
+  reserve(input: MoveRef & { name: string; address: Address }): Promise<void>;
+  announceMove(input: MoveRef & { destination: HostId }): Promise<{ acknowledged: boolean }>;
+  saveInstance(input: MoveRef): Promise<SaveFacts>;
+  rebaseOverlay(input: MoveRef): Promise<{ bytes: number }>;
+  buildPackage(input: MoveRef & { compressionLevel: number }): Promise<{ plainBytes: number; packedBytes: number }>;
+  /** `destination`: its certified record, or null for a package that stays (save). */
+  encryptPackage(input: MoveRef & { destination: SignedText | null }): Promise<PackageFacts>;
+  /** Writes an envelope for another destination; the bulk stays as it is. */
+  readdressPackage(input: { packageId: PackageId; instanceId: InstanceId; destination: SignedText }): Promise<void>;
+  transferPackage(input: MoveRef & { source: SignedText }): Promise<{ wireBytes: number; packageBytes: number }>;
+  openPackage(input: MoveRef & { source: SignedText }): Promise<{ bytes: number }>;
+  rewriteXml(input: MoveRef & { address: Address }): Promise<void>;
+  restoreInstance(input: MoveRef): Promise<{ receipt: SignedText; diskSha256: Record<string, string> }>;
+  releaseInstance(input: MoveRef & { receipt: SignedText; destination: SignedText }): Promise<{ release: SignedText }>;
+  resumeInstance(input: MoveRef & { release: SignedText; source: SignedText }): Promise<void>;
+  /** Removes this move's staging folders and what the source no longer needs. */
+  settleMove(input: MoveRef & { role: 'source' | 'destination'; outcome: 'moved' | 'returned' | 'saved' }): Promise<void>;
+
+  // the way back
+  /** Takes the instance back and runs it again, whatever state it is in. Refused once released. */
+  returnInstance(input: MoveRef): Promise<{ generation: number; how: 'never stopped' | 'resumed' | 'restored' | 'rebooted' }>;
+  /** Gives up a paused copy that was never released to this host, and what this move prepared. */
+  discardCopy(input: MoveRef): Promise<void>;
+
+  // packages
+  verifyPackage(input: { packageId: PackageId }): Promise<PackageFacts>;
+  pullPackage(input: { packageId: PackageId; source: SignedText }): Promise<{ bytes: number }>;
+  /** Lets a peer fetch ciphertext of this package; needed before `pullPackage`. */
+  sharePackage(input: { packageId: PackageId; reader: SignedText }): Promise<void>;
+  deletePackage(input: { packageId: PackageId }): Promise<{ bytes: number }>;
+}
+
+export interface SaveFacts {
+  /** Milliseconds from the suspend to the end of the activity, by the source's monotonic clock. */
+  stoppedMillis: number;
+  saveBytes: number;
+}
