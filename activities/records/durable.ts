@@ -1,0 +1,133 @@
+/**
+ * Small files that must be there, whole, after a power loss at any instant. What these functions have answered is on
+ * the disk: content, name and directory. A crash in the middle leaves at most a file whose name begins with `.tmp-`.
+ */
+import { randomUUID } from 'node:crypto';
+import { access, link, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import type { z } from 'zod';
+import { VmferryError } from '../../workflows/failures.ts';
+
+export interface WriteOptions {
+  /** Permission bits; default 0o644. Private keys take 0o600. */
+  mode?: number;
+}
+
+const temporaryName = (path: string): string => join(dirname(path), `.tmp-${randomUUID()}-${basename(path)}`);
+
+const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
+
+/** Turns a full disk into `NoSpace`, naming the file; gives back any other error as it is. */
+export function asNoSpace(error: unknown, path: string): unknown {
+  const code = codeOf(error);
+  return code === 'ENOSPC' || code === 'EDQUOT'
+    ? new VmferryError('NoSpace', `No space left to write ${path}`, { cause: error })
+    : error;
+}
+
+/** Makes the names in a directory durable: files created, renamed or removed there. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+/** Makes the content of a file durable, whoever wrote it. */
+export async function syncFile(path: string): Promise<void> {
+  await syncDirectory(path);
+}
+
+/** Makes a directory and those above it, durably. Idempotent. */
+export async function makeDirectory(path: string, options: WriteOptions = {}): Promise<void> {
+  const first = await mkdir(path, { recursive: true, mode: options.mode ?? 0o755 });
+  if (first === undefined) return;
+  for (let made = path; ; made = dirname(made)) {
+    await syncDirectory(dirname(made));
+    if (made === first) return;
+  }
+}
+
+async function writeTemporary(path: string, data: string | Uint8Array, options: WriteOptions): Promise<string> {
+  const temporary = temporaryName(path);
+  try {
+    const file = await open(temporary, 'wx', options.mode ?? 0o644);
+    try {
+      await file.writeFile(data);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw asNoSpace(error, path);
+  }
+  return temporary;
+}
+
+/** Writes a file, replacing one that is there: readers see the old content or the new, never a mixture. */
+export async function writeDurable(path: string, data: string | Uint8Array, options: WriteOptions = {}): Promise<void> {
+  const temporary = await writeTemporary(path, data, options);
+  try {
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+  await syncDirectory(dirname(path));
+}
+
+/**
+ * Writes a file unless its name is taken; of several callers, in whatever process, exactly one is told `created`. After
+ * `exists` the other's file is durable too, so that whoever acts on it acts on something that stays.
+ */
+export async function createOnce(
+  path: string,
+  data: string | Uint8Array,
+  options: WriteOptions = {},
+): Promise<'created' | 'exists'> {
+  const temporary = await writeTemporary(path, data, options);
+  try {
+    // link(2) fails when the name is taken, rename(2) would replace it.
+    await link(temporary, path);
+    return 'created';
+  } catch (error) {
+    if (codeOf(error) === 'EEXIST') return 'exists';
+    throw asNoSpace(error, path);
+  } finally {
+    await rm(temporary, { force: true });
+    await syncDirectory(dirname(path));
+  }
+}
+
+/** Is there anything of this name? Errors other than absence are thrown. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return false;
+    throw error;
+  }
+}
+
+/**
+ * Reads one of this host's own records; null if there is none. Throws `Internal` if it does not fit its schema: our own
+ * writes are atomic, so somebody else changed it, and a person must look.
+ */
+export async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | null> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return null;
+    throw error;
+  }
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new VmferryError('Internal', `The record ${path} is not what this version wrote`, { cause: error });
+  }
+}
