@@ -18,7 +18,14 @@ export default tseslint.config(
     plugins: { 'import-x': importX },
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
-      '@typescript-eslint/no-floating-promises': ['error', { allowForKnownSafeCalls: [{ from: 'package', name: ['test', 'describe', 'it', 'suite'], package: 'node:test' }] }],
+      '@typescript-eslint/no-floating-promises': [
+        'error',
+        {
+          allowForKnownSafeCalls: [
+            { from: 'package', name: ['test', 'describe', 'it', 'suite'], package: 'node:test' },
+          ],
+        },
+      ],
       '@typescript-eslint/consistent-type-imports': 'error',
       '@typescript-eslint/explicit-module-boundary-types': 'error',
       '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }],
@@ -33,19 +40,37 @@ export default tseslint.config(
   forbid(
     ['workflows/**'],
     [
-      group(['node:*', 'execa', 'pg', 'libvirt', 'openpgp', 'zod', 'archiver'], 'Workflow code is replayed: nothing that touches the world may be reachable from it.'),
-      group(['**/activities/**', '**/workers/**', '**/client/**', '**/infra/**'], 'Workflows know activities by the types in contract.ts only.'),
-      group(['@temporalio/worker', '@temporalio/client', '@temporalio/activity'], 'These belong to the other side of the sandbox.'),
+      group(
+        ['node:*', 'execa', 'pg', 'libvirt', 'openpgp', 'zod', 'archiver'],
+        'Workflow code is replayed: nothing that touches the world may be reachable from it.',
+      ),
+      group(
+        ['**/activities/**', '**/workers/**', '**/client/**', '**/infra/**'],
+        'Workflows know activities by the types in contract.ts only.',
+      ),
+      group(
+        ['@temporalio/worker', '@temporalio/client', '@temporalio/activity'],
+        'These belong to the other side of the sandbox.',
+      ),
     ],
   ),
   forbid(
     ['client/**'],
     [
-      group(['**/activities/**', '!**/activities/trust/pool-key.ts', '**/workers/**'], 'The client works through Temporal and the catalog from any machine; of the activities it shares only the operator’s pool key.'),
+      group(
+        ['**/activities/**', '!**/activities/trust/pool-key.ts', '**/workers/**'],
+        'The client works through Temporal and the catalog from any machine; of the activities it shares only the operator’s pool key.',
+      ),
       group(['libvirt'], 'The client runs where there is no libvirt.'),
     ],
   ),
-  forbid(['activities/*/**'], [group(['../*.ts', '!../heartbeat.ts', '**/workers/**', '**/client/**'], 'A mechanism knows nothing of steps.')]),
-  forbid(['activities/*.ts'], [group(['**/workers/**', '**/client/**'], 'Steps are composed by workers, never the other way.')]),
+  forbid(
+    ['activities/*/**'],
+    [group(['../*.ts', '!../heartbeat.ts', '**/workers/**', '**/client/**'], 'A mechanism knows nothing of steps.')],
+  ),
+  forbid(
+    ['activities/*.ts'],
+    [group(['**/workers/**', '**/client/**'], 'Steps are composed by workers, never the other way.')],
+  ),
   { files: ['client/**', 'infra/**', 'test/**'], rules: { 'no-console': 'off' } },
 );

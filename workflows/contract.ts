@@ -32,9 +32,11 @@ export const workflowId = {
   instance: (instance: InstanceId): string => `instance:${instance}`,
   spawn: (instance: InstanceId): string => `spawn:${instance}`,
   image: (host: HostId, request: string): string => `image:${host}:${request}`,
+  imageDelete: (image: ImageId): string => `image-delete:${image}`,
   pull: (object: ImageId | PackageId, host: HostId): string => `pull:${object}:${host}`,
   package: (id: PackageId): string => `package:${id}`,
   node: (host: HostId): string => `node:${host}`,
+  nodeQuestion: (host: HostId): string => `node-question:${host}`,
 };
 
 export const searchAttributes = {
@@ -404,7 +406,12 @@ export interface ControlActivities {
 
   /** Checks names, reserves an address. Idempotent by instance id. */
   reserveInstance(input: SpawnInput): Promise<{ image: Image; host: Host; address: Address; imageHosts: Host[] }>;
-  recordInstance(input: { instanceId: InstanceId; state: InstanceState; host: HostId; generation: number }): Promise<void>;
+  recordInstance(input: {
+    instanceId: InstanceId;
+    state: InstanceState;
+    host: HostId;
+    generation: number;
+  }): Promise<void>;
   /** Frees the address, forgets the instance. Idempotent. */
   forgetInstance(input: { instanceId: InstanceId }): Promise<void>;
 
@@ -514,11 +521,15 @@ export interface HostActivities {
   releaseInstance(input: MoveRef & { receipt: SignedText; destination: SignedText }): Promise<{ release: SignedText }>;
   resumeInstance(input: MoveRef & { release: SignedText; source: SignedText }): Promise<void>;
   /** Removes this move's staging folders and what the source no longer needs. */
-  settleMove(input: MoveRef & { role: 'source' | 'destination'; outcome: 'moved' | 'returned' | 'saved' }): Promise<void>;
+  settleMove(
+    input: MoveRef & { role: 'source' | 'destination'; outcome: 'moved' | 'returned' | 'saved' },
+  ): Promise<void>;
 
   // the way back
   /** Takes the instance back and runs it again, whatever state it is in. Refused once released. */
-  returnInstance(input: MoveRef): Promise<{ generation: number; how: 'never stopped' | 'resumed' | 'restored' | 'rebooted' }>;
+  returnInstance(
+    input: MoveRef,
+  ): Promise<{ generation: number; how: 'never stopped' | 'resumed' | 'restored' | 'rebooted' }>;
   /** Gives up a paused copy that was never released to this host, and what this move prepared. */
   discardCopy(input: MoveRef): Promise<void>;
 

@@ -35,9 +35,19 @@ const kind = (retry: boolean, exit: number, advice: string): FailureKind => ({ r
 export const FAILURES = {
   // What the caller asked for
   InvalidInput: kind(false, EXIT.usage, 'See `vmferry help COMMAND` for what the command takes.'),
+  Ambiguous: kind(false, EXIT.usage, 'Give more of the id, or the whole name.'),
+  ProfileInvalid: kind(
+    false,
+    EXIT.usage,
+    'Mend the profile, or name another with --profile; `vmferry help profile` shows its form.',
+  ),
   SameHost: kind(false, EXIT.usage, 'Name another host; `vmferry nodes list` shows them.'),
   InstanceNotFound: kind(false, EXIT.notFound, '`vmferry instances list` shows what there is.'),
-  HostNotFound: kind(false, EXIT.notFound, '`vmferry nodes list` shows the pool; `vmferry nodes add HOST` adds a host.'),
+  HostNotFound: kind(
+    false,
+    EXIT.notFound,
+    '`vmferry nodes list` shows the pool; `vmferry nodes add HOST` adds a host.',
+  ),
   ImageNotFound: kind(false, EXIT.notFound, '`vmferry images list` shows what there is.'),
   PackageNotFound: kind(false, EXIT.notFound, '`vmferry packages list` shows what there is.'),
   MoveNotFound: kind(false, EXIT.notFound, '`vmferry moves list` shows the moves.'),
@@ -48,11 +58,20 @@ export const FAILURES = {
   InstanceNotRunning: kind(false, EXIT.conflict, '`vmferry instances show ID` tells its state.'),
 
   // The world around
-  HostUnreachable: kind(true, EXIT.unreachable, 'Check that the host worker runs and reaches the others: `vmferry doctor`.'),
+  HostUnreachable: kind(
+    true,
+    EXIT.unreachable,
+    'Check that the host worker runs and reaches the others: `vmferry doctor`.',
+  ),
   ServerUnreachable: kind(true, EXIT.unreachable, 'Check the Temporal address in the profile: `vmferry doctor`.'),
+  ServerRefused: kind(false, EXIT.refused, '`vmferry doctor` says what the Temporal server lacks.'),
   CatalogUnreachable: kind(true, EXIT.unreachable, 'Check the catalog address in the profile: `vmferry doctor`.'),
   NoSpace: kind(true, EXIT.refused, 'Free space on the named host; the move goes on by itself.'),
-  LibvirtFailed: kind(true, EXIT.failure, 'The message is libvirt’s own; look into the libvirtd log of the named host.'),
+  LibvirtFailed: kind(
+    true,
+    EXIT.failure,
+    'The message is libvirt’s own; look into the libvirtd log of the named host.',
+  ),
   CommandFailed: kind(true, EXIT.failure, 'The message ends with what the command printed.'),
 
   // Known before the VM stops
@@ -61,34 +80,69 @@ export const FAILURES = {
 
   // Trust
   HostNotCertified: kind(false, EXIT.untrusted, 'Add the host with `vmferry nodes add`, comparing its fingerprint.'),
+  PoolKeyMissing: kind(false, EXIT.untrusted, 'Run this where the pool key is, or make one with `vmferry pool init`.'),
   PoolMismatch: kind(false, EXIT.untrusted, 'Install this pool’s public key on the host and start its worker again.'),
-  SignatureInvalid: kind(false, EXIT.untrusted, 'Somebody altered a signed record; take the original, and find out who.'),
+  SignatureInvalid: kind(
+    false,
+    EXIT.untrusted,
+    'Somebody altered a signed record; take the original, and find out who.',
+  ),
   WrongDestination: kind(false, EXIT.untrusted, 'Re-address the package: `vmferry moves readdress MOVE HOST`.'),
   StaleGeneration: kind(false, EXIT.untrusted, 'This package was overtaken by a later move; use the newest one.'),
   ChainBroken: kind(false, EXIT.untrusted, 'The package does not continue the instance’s releases; do not run it.'),
-  ReceiptMissing: kind(false, EXIT.untrusted, 'The destination must restore the instance before the source lets go of it.'),
+  ReceiptMissing: kind(
+    false,
+    EXIT.untrusted,
+    'The destination must restore the instance before the source lets go of it.',
+  ),
   ReceiptInvalid: kind(false, EXIT.untrusted, 'The receipt is for something else; retry the restore.'),
   ReleaseMissing: kind(false, EXIT.untrusted, 'The source must release the instance before this host may run it.'),
-  ReleaseInvalid: kind(false, EXIT.untrusted, 'The release is for something else; this host must not run the instance.'),
+  ReleaseInvalid: kind(
+    false,
+    EXIT.untrusted,
+    'The release is for something else; this host must not run the instance.',
+  ),
   NotOwner: kind(false, EXIT.untrusted, 'Only the host that holds the newest generation may do this.'),
-  OwnershipDecided: kind(false, EXIT.conflict, 'The instance was given away or taken back already; `vmferry instances show ID`.'),
-  SourceStillRunning: kind(true, EXIT.conflict, 'The QEMU process of the source has to end before the release; it is waited for.'),
-  SourceRanOn: kind(false, EXIT.conflict, 'The instance ran on at the source after it was saved; return it there and move again.'),
+  OwnershipDecided: kind(
+    false,
+    EXIT.conflict,
+    'The instance was given away or taken back already; `vmferry instances show ID`.',
+  ),
+  SourceStillRunning: kind(
+    true,
+    EXIT.conflict,
+    'The QEMU process of the source has to end before the release; it is waited for.',
+  ),
+  SourceRanOn: kind(
+    false,
+    EXIT.conflict,
+    'The instance ran on at the source after it was saved; return it there and move again.',
+  ),
 
   // Damage
   SegmentDamaged: kind(true, EXIT.damaged, 'The segment is fetched again; if it stays damaged, the source’s copy is.'),
   SegmentMisplaced: kind(false, EXIT.damaged, 'Segments were exchanged; somebody tampered with the package.'),
   PackageMalformed: kind(false, EXIT.damaged, 'This is no package of a version that this host reads.'),
-  ForbiddenMember: kind(false, EXIT.damaged, 'The archive holds something that its record does not list; do not use it.'),
+  ForbiddenMember: kind(
+    false,
+    EXIT.damaged,
+    'The archive holds something that its record does not list; do not use it.',
+  ),
   ForeignBackingFile: kind(false, EXIT.damaged, 'The disk names a file that is not its base image; do not use it.'),
   DiskMalformed: kind(false, EXIT.damaged, 'The disk is not a plain qcow2 overlay; do not use it.'),
   ImageDamaged: kind(false, EXIT.damaged, 'The base image is not what its digest says; pull or add it again.'),
   SaveFileMalformed: kind(false, EXIT.damaged, 'The save file is not complete or not one of libvirt’s.'),
   DomainXmlRefused: kind(false, EXIT.damaged, 'The domain XML asks for something that a package may not ask for.'),
-  MigrationsAltered: kind(false, EXIT.failure, 'The catalog was made by another version; install that version or restore a backup.'),
+  MigrationsAltered: kind(
+    false,
+    EXIT.failure,
+    'The catalog was made by another version; install that version or restore a backup.',
+  ),
 
   // How a move ends without having moved
   MoveReturned: kind(false, EXIT.returned, 'The instance runs at its source again; mend the cause and migrate again.'),
+  MoveParked: kind(false, EXIT.parked, 'Decide with `vmferry moves retry`, `moves return` or `moves readdress`.'),
+  Cancelled: kind(false, EXIT.failure, '`vmferry list` shows what there is now.'),
   PointOfNoReturn: kind(false, EXIT.conflict, 'The source has released the instance; the move can only go forward.'),
   Internal: kind(true, EXIT.failure, 'This is a defect of vmferry; please report it with the move’s history.'),
 } as const satisfies Record<string, FailureKind>;

@@ -11,11 +11,20 @@ export const uuid = z.uuid();
 export const hostName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
 export const fingerprint = z.string().regex(/^[0-9A-F]{64}$/);
 export const generation = z.int().min(1);
+/** Temporal run id; part of file names. */
+export const moveId = z.string().regex(/^[0-9A-Za-z-]{1,64}$/);
 const signer = { signer: hostName, signerFingerprint: fingerprint };
 const time = z.iso.datetime();
 
 /** The first statement of every instance: its first host owns generation 1. */
-export const Spawn = z.strictObject({ type: z.literal('spawn'), version: z.literal(1), instanceId: uuid, generation: z.literal(1), ...signer, time });
+export const Spawn = z.strictObject({
+  type: z.literal('spawn'),
+  version: z.literal(1),
+  instanceId: uuid,
+  generation: z.literal(1),
+  ...signer,
+  time,
+});
 
 /** Destination to source: package verified, instance restored, vCPUs stopped. `generation`: the one it will own. */
 export const Receipt = z.strictObject({
@@ -23,7 +32,7 @@ export const Receipt = z.strictObject({
   version: z.literal(1),
   instanceId: uuid,
   packageId: uuid,
-  moveId: z.string(),
+  moveId,
   generation,
   /** SHA-256 of the origin record's payload text. */
   originDigest: hex(32),

@@ -1,0 +1,32 @@
+/**
+ * Ends an instance for ever: first the statement that it is over, then domain, disks and network entries. A repeated
+ * attempt finds the statement and goes on clearing up. Its packages stay until they are deleted themselves.
+ */
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { HostActivities } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import { removeGenerations } from './discard-copy.ts';
+import type { HostContext } from './host-context.ts';
+import { exists } from './records/durable.ts';
+import { withInstanceLock } from './records/lock.ts';
+
+export function createDeleteInstance(host: HostContext): HostActivities['deleteInstance'] {
+  return ({ instanceId }) =>
+    withInstanceLock(host.layout, instanceId, async () => {
+      const { hypervisor, ledger, layout, network } = host;
+      const folder = layout.instance(instanceId);
+      if (await ledger.owned(instanceId)) await ledger.end(instanceId);
+      else if (!(await ledger.ended(instanceId))) {
+        throw new VmferryError('NotOwner', `host ${host.name} does not own instance ${instanceId}`);
+      }
+      await hypervisor.destroy(instanceId);
+      await hypervisor.undefine(instanceId);
+      await network.expel(instanceId);
+      await removeGenerations(folder);
+      if (!(await exists(folder))) return;
+      for (const name of await readdir(folder)) {
+        if (/^(save|resumed)-[0-9]+\.json$/.test(name)) await rm(join(folder, name));
+      }
+    });
+}

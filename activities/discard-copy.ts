@@ -1,0 +1,54 @@
+/**
+ * Gives up a paused copy that was never released to this host, and what the move prepared for it. The sealed package
+ * stays: it belongs to whoever may still need it. Idempotent.
+ */
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { HostActivities, InstanceId } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import type { HostContext } from './host-context.ts';
+import { exists } from './records/durable.ts';
+import { withInstanceLock } from './records/lock.ts';
+
+export function createDiscardCopy(host: HostContext): HostActivities['discardCopy'] {
+  return ({ instanceId, moveId, packageId }) =>
+    withInstanceLock(host.layout, instanceId, async () => {
+      await discardUnowned(host, instanceId);
+      await host.network.expel(instanceId);
+      await rm(host.layout.stage(moveId), { recursive: true, force: true });
+      await rm(host.layout.incoming(packageId), { recursive: true, force: true });
+    });
+}
+
+/**
+ * Removes domain and working copies of an instance that this host does not own.
+ *
+ * @throws OwnershipDecided if it does own it, AlreadyExists if the domain runs: that needs a person
+ */
+export async function discardUnowned(host: HostContext, instanceId: InstanceId): Promise<void> {
+  const { hypervisor, layout, ledger } = host;
+  const owned = await ledger.owned(instanceId);
+  if (owned) {
+    throw new VmferryError(
+      'OwnershipDecided',
+      `host ${host.name} owns generation ${owned.generation} of instance ${instanceId}; it is no copy`,
+    );
+  }
+  const domain = await hypervisor.find(instanceId);
+  if (domain?.state === 'running') {
+    throw new VmferryError(
+      'AlreadyExists',
+      `domain ${instanceId} runs on ${host.name}, though no release gave it to this host`,
+    );
+  }
+  if (domain?.process) await hypervisor.destroy(instanceId);
+  await removeGenerations(layout.instance(instanceId));
+}
+
+/** The folders g1, g2, … that QEMU worked in; ledger and records stay. */
+export async function removeGenerations(instanceFolder: string): Promise<void> {
+  if (!(await exists(instanceFolder))) return;
+  for (const name of await readdir(instanceFolder)) {
+    if (/^g[0-9]+$/.test(name)) await rm(join(instanceFolder, name), { recursive: true, force: true });
+  }
+}

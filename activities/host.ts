@@ -1,0 +1,69 @@
+/** All activities of a host worker, in the order of a move. */
+import type { HostActivities } from '../workflows/contract.ts';
+import { createAddImage } from './add-image.ts';
+import { createAnnounceMove } from './announce-move.ts';
+import { createBuildPackage } from './build-package.ts';
+import { createDeleteImage } from './delete-image.ts';
+import { createDeleteInstance } from './delete-instance.ts';
+import { createDeletePackage } from './delete-package.ts';
+import { createDescribeHost, createKeepRecord, type HostIdentity } from './describe-host.ts';
+import { createDiscardCopy } from './discard-copy.ts';
+import { createEncryptPackage } from './encrypt-package.ts';
+import type { HostContext } from './host-context.ts';
+import { createOpenPackage } from './open-package.ts';
+import { createPreflightDestination, createPreflightSource } from './preflight.ts';
+import { createPullImage } from './pull-image.ts';
+import { createPullPackage } from './pull-package.ts';
+import { createReaddressPackage } from './readdress-package.ts';
+import { createRebaseOverlay } from './rebase-overlay.ts';
+import { createReleaseInstance } from './release-instance.ts';
+import { createReserve } from './reserve.ts';
+import { createRestoreInstance } from './restore-instance.ts';
+import { createResumeInstance } from './resume-instance.ts';
+import { createReturnInstance } from './return-instance.ts';
+import { createRewriteXml } from './rewrite-xml.ts';
+import { createSaveInstance } from './save-instance.ts';
+import { createSettleMove } from './settle-move.ts';
+import { createSharePackage } from './share-package.ts';
+import { createSpawnInstance } from './spawn-instance.ts';
+import { createTransferPackage } from './transfer-package.ts';
+import { createVerifyPackage } from './verify-package.ts';
+
+export function createHostActivities(host: HostContext, identity: HostIdentity): HostActivities {
+  return {
+    describeHost: createDescribeHost(host, identity),
+    keepRecord: createKeepRecord(host),
+
+    addImage: createAddImage(host),
+    pullImage: createPullImage(host),
+    deleteImage: createDeleteImage(host),
+
+    spawnInstance: createSpawnInstance(host),
+    deleteInstance: createDeleteInstance(host),
+
+    preflightSource: createPreflightSource(host),
+    preflightDestination: createPreflightDestination(host),
+    reserve: createReserve(host),
+    announceMove: createAnnounceMove(),
+    saveInstance: createSaveInstance(host),
+    rebaseOverlay: createRebaseOverlay(host),
+    buildPackage: createBuildPackage(host),
+    encryptPackage: createEncryptPackage(host),
+    readdressPackage: createReaddressPackage(host),
+    transferPackage: createTransferPackage(host),
+    openPackage: createOpenPackage(host),
+    rewriteXml: createRewriteXml(host),
+    restoreInstance: createRestoreInstance(host),
+    releaseInstance: createReleaseInstance(host),
+    resumeInstance: createResumeInstance(host),
+    settleMove: createSettleMove(host),
+
+    returnInstance: createReturnInstance(host),
+    discardCopy: createDiscardCopy(host),
+
+    verifyPackage: createVerifyPackage(host),
+    pullPackage: createPullPackage(host),
+    sharePackage: createSharePackage(host),
+    deletePackage: createDeletePackage(host),
+  };
+}

@@ -1,0 +1,23 @@
+/** Questions about ownership that several steps ask before they act. */
+import type { MoveRef } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import type { HostContext } from './host-context.ts';
+import type { Owned } from './trust/ledger.ts';
+
+/**
+ * This host owns the generation before the move's and has not decided about it. Every step at the source asks this
+ * first: an attempt that was thought dead and wakes after the instance was given away or taken back ends here.
+ *
+ * @throws NotOwner
+ */
+export async function requireOwned(host: HostContext, move: MoveRef): Promise<Owned> {
+  const owned = await host.ledger.owned(move.instanceId);
+  if (owned?.generation !== move.generation - 1) {
+    throw new VmferryError(
+      'NotOwner',
+      `host ${host.name} ${owned ? `owns generation ${owned.generation}` : 'owns no generation'} of instance ${move.instanceId}; ` +
+        `move ${move.moveId} needs generation ${move.generation - 1}`,
+    );
+  }
+  return owned;
+}

@@ -1,0 +1,80 @@
+/**
+ * A paused instance from the members in a folder: the heart of restoring, used by the destination and by the way back.
+ *
+ * QEMU works on copies in the folder of the new generation. They are made anew at every attempt, so a restore can be
+ * repeated as often as it takes: nothing that a half-started QEMU wrote is ever read again.
+ */
+import { readdir, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { InstanceId } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import { copyFile, sha256File } from './disk/copy.ts';
+import { checkOverlay, inspectQcow2 } from './disk/qcow2.ts';
+import { check, rebaseUnsafe } from './disk/qemu-img.ts';
+import type { Work } from './heartbeat.ts';
+import type { HostContext } from './host-context.ts';
+import { readImage } from './images.ts';
+import { exists, makeDirectory, syncDirectory } from './records/durable.ts';
+import { MEMBER } from './records/layout.ts';
+
+export interface StagedDisk {
+  target: string;
+  imageId: string;
+  virtualBytes: number;
+}
+
+/**
+ * Copies disks, kernel and ramdisk into the generation's folder and restores the save file with its vCPUs stopped.
+ *
+ * @returns SHA-256 of each overlay as staged, by target
+ * @throws ForeignBackingFile, DiskMalformed, ImageNotFound before QEMU or qemu-img sees a disk
+ */
+export async function restorePausedCopy(
+  host: HostContext,
+  instanceId: InstanceId,
+  generation: number,
+  folder: string,
+  disks: readonly StagedDisk[],
+  work: Work,
+): Promise<Record<string, string>> {
+  const target = host.layout.generation(instanceId, generation);
+  await host.hypervisor.destroy(instanceId);
+  await rm(target, { recursive: true, force: true });
+  await makeDirectory(target);
+
+  const digests: Record<string, string> = {};
+  for (const disk of disks) {
+    const staged = join(folder, MEMBER.disk(disk.target));
+    await checkOverlay(staged, { backing: disk.imageId, virtualBytes: disk.virtualBytes });
+    const image = await readImage(host.layout, disk.imageId);
+    if (!image)
+      throw new VmferryError(
+        'ImageNotFound',
+        `host ${host.name} lacks the base image ${disk.imageId} of ${instanceId}`,
+      );
+    const copy = join(target, `${disk.target}.qcow2`);
+    digests[disk.target] = await sha256File(staged, work);
+    await copyFile({ from: staged, to: copy, work });
+    await rebaseUnsafe({ path: copy, backing: host.layout.imageDisk(disk.imageId), backingFormat: image.format });
+    await check(copy, work.signal);
+  }
+  for (const name of [MEMBER.kernel, MEMBER.initrd]) {
+    if (await exists(join(folder, name))) await copyFile({ from: join(folder, name), to: join(target, name), work });
+  }
+  await syncDirectory(target);
+  work.signal.throwIfAborted();
+  await host.hypervisor.restorePaused(join(folder, MEMBER.snapshot));
+  return digests;
+}
+
+/** The overlays in a folder of members, as their headers describe them. For the way back, where they are our own. */
+export async function stagedDisks(folder: string): Promise<StagedDisk[]> {
+  const found: StagedDisk[] = [];
+  for (const name of await readdir(folder)) {
+    const target = /^disk-([a-z0-9]+)\.qcow2$/.exec(name)?.[1];
+    if (target === undefined) continue;
+    const { backingFile, virtualBytes } = await inspectQcow2(join(folder, name));
+    found.push({ target, virtualBytes, imageId: basename(backingFile ?? '') });
+  }
+  return found;
+}

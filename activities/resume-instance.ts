@@ -1,0 +1,67 @@
+/**
+ * Step 13 [destination]: given the release, the vCPUs run. The blackout ends.
+ *
+ * How it can die half way, and what the next attempt finds:
+ * - ownership not recorded: the release is checked and recorded again.
+ * - recorded, domain paused: resumed.
+ * - recorded, domain gone before it ever ran here (the host was rebooted): restored once more from the package's members.
+ * - `resumed-<generation>.json` is written just before the vCPUs start. Once it is there the members are never used
+ *   again, for the guest may have written to its disk: a domain that is gone then has ended by itself, or with its host,
+ *   and is booted from its disk.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { HostActivities, InstanceId } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import { withHeartbeat, type Work } from './heartbeat.ts';
+import type { HostContext } from './host-context.ts';
+import { exists, writeDurable } from './records/durable.ts';
+import { withInstanceLock } from './records/lock.ts';
+import { restorePausedCopy, stagedDisks } from './restore-copy.ts';
+import { LOCAL_XML } from './rewrite-xml.ts';
+
+/** A guest without an agent must not keep the others waiting. */
+const AGENT_TIMEOUT_MS = 2_000;
+
+export function createResumeInstance(host: HostContext): HostActivities['resumeInstance'] {
+  return (input) =>
+    withHeartbeat('resumeInstance', (work) =>
+      withInstanceLock(host.layout, input.instanceId, async () => {
+        const { instanceId, generation, packageId, release, source, moveId } = input;
+        await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
+        await runCopy(host, instanceId, generation, host.layout.stage(moveId), work);
+        await host.hypervisor.setGuestTime(instanceId, AGENT_TIMEOUT_MS);
+      }),
+    );
+}
+
+/** Lets the paused copy of a generation that this host owns run, restoring it once more if it is gone. */
+export async function runCopy(
+  host: HostContext,
+  instanceId: InstanceId,
+  generation: number,
+  folder: string,
+  work: Work,
+): Promise<void> {
+  const { hypervisor, layout } = host;
+  const marker = join(layout.instance(instanceId), `resumed-${generation}.json`);
+  const ran = await exists(marker);
+  let domain = await hypervisor.find(instanceId);
+  if (!domain?.process && !ran) {
+    await restorePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
+    domain = await hypervisor.find(instanceId);
+    if (domain?.state !== 'paused') {
+      throw new VmferryError(
+        'LibvirtFailed',
+        `instance ${instanceId} is ${domain?.state ?? 'gone'} on ${host.name} after its restore`,
+      );
+    }
+  }
+  if (!ran) {
+    // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
+    await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
+    await writeDurable(marker, JSON.stringify({ time: new Date().toISOString() }));
+  }
+  if (domain?.process) await hypervisor.resume(instanceId);
+  else await hypervisor.start(instanceId);
+}

@@ -1,0 +1,85 @@
+/**
+ * The way back [source]: the instance runs again where it was, whatever state the move left it in.
+ *
+ * First the decision, then the deed: once `takeBack` is on disk this generation can never be released, so nothing that
+ * another host holds or does can make a second copy. Every call ends with the instance running; repeated, it finds what
+ * the call before it reached.
+ */
+import { join } from 'node:path';
+import type { HostActivities, MoveRef } from '../workflows/contract.ts';
+import { copyFile } from './disk/copy.ts';
+import { inspectQcow2 } from './disk/qcow2.ts';
+import { rebaseUnsafe } from './disk/qemu-img.ts';
+import { withHeartbeat, type Work } from './heartbeat.ts';
+import type { HostContext } from './host-context.ts';
+import { saveFileState } from './hypervisor/save-file.ts';
+import { imageOfOverlay } from './images.ts';
+import { exists } from './records/durable.ts';
+import { MEMBER } from './records/layout.ts';
+import { withInstanceLock } from './records/lock.ts';
+import { runCopy } from './resume-instance.ts';
+import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
+import { readSaveRecord } from './save-record.ts';
+
+type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
+
+export function createReturnInstance(host: HostContext): HostActivities['returnInstance'] {
+  return (move) =>
+    withHeartbeat('returnInstance', (work) =>
+      withInstanceLock(host.layout, move.instanceId, async () => {
+        const { generation } = await host.ledger.takeBack(move);
+        return { generation, how: await run(host, move, work) };
+      }),
+    );
+}
+
+async function run(host: HostContext, move: MoveRef, work: Work): Promise<How> {
+  const { hypervisor, layout } = host;
+  const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
+  const domain = await hypervisor.find(move.instanceId);
+  const restoredBefore = await exists(join(layout.instance(move.instanceId), `resumed-${move.generation}.json`));
+
+  if (domain?.process && !restoredBefore) {
+    const untouched = domain.state === 'running';
+    await hypervisor.abortJob(move.instanceId);
+    await hypervisor.resume(move.instanceId);
+    if (record?.autostart) await hypervisor.setAutostart(move.instanceId, true);
+    return untouched ? 'never stopped' : 'resumed';
+  }
+
+  const folder = await membersFolder(host, move, work);
+  if (folder === null && !restoredBefore) {
+    // The host lost power while the guest ran or before its RAM was saved: what any power loss does to it.
+    await hypervisor.start(move.instanceId);
+    return 'rebooted';
+  }
+  await runCopy(host, move.instanceId, move.generation, folder ?? layout.move(move.moveId), work);
+  return 'restored';
+}
+
+/**
+ * Where the members lie from which to restore: opened from this host's own package, or still as the save left them.
+ * Null if the instance's RAM was never saved whole.
+ */
+async function membersFolder(host: HostContext, move: MoveRef, work: Work): Promise<string | null> {
+  const { layout } = host;
+  const staged = layout.stage(move.moveId);
+  if (await exists(join(staged, LOCAL_XML))) return staged;
+  const own = layout.move(move.moveId);
+  if ((await saveFileState(join(own, MEMBER.snapshot))) !== 'complete') return null;
+  if (await exists(join(own, LOCAL_XML))) return own;
+  const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
+  if (!record) return null;
+  for (const { target, path } of record.disks) {
+    const copy = join(own, MEMBER.disk(target));
+    await copyFile({ from: path, to: copy, work });
+    const { backingFormat } = await inspectQcow2(copy);
+    await rebaseUnsafe({
+      path: copy,
+      backing: await imageOfOverlay(layout, path),
+      backingFormat: backingFormat ?? 'qcow2',
+    });
+  }
+  await rewriteXml(host, move, own);
+  return own;
+}

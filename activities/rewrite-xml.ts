@@ -1,0 +1,59 @@
+/**
+ * Step 10 [destination]: domain XML and save-file header for this host.
+ *
+ * libvirt refuses changed XML at restore, so the XML inside the staged save file is exchanged in place, in the 64 KiB that
+ * libvirt left for it; RAM is not touched. Both documents are hostile input: an allow-list of elements first, then every
+ * path is one of ours. Repeating the step gives the same bytes.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { HostActivities, MoveRef } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import type { HostContext } from './host-context.ts';
+import { checkForeignXml, describeDomain, rebindDomain } from './hypervisor/domain-xml.ts';
+import { readSaveHeader, rewriteSaveHeader } from './hypervisor/save-file.ts';
+import { exists, writeDurable } from './records/durable.ts';
+import { MEMBER } from './records/layout.ts';
+import { withInstanceLock } from './records/lock.ts';
+
+/** The domain XML to define here once the instance is ours; beside the member that came with the package. */
+export const LOCAL_XML = 'local.xml';
+
+export function createRewriteXml(host: HostContext): HostActivities['rewriteXml'] {
+  return (move) =>
+    withInstanceLock(host.layout, move.instanceId, () => rewriteXml(host, move, host.layout.stage(move.moveId)));
+}
+
+/** Also for the way back, where `folder` is the source's own. */
+export async function rewriteXml(host: HostContext, move: MoveRef, folder: string): Promise<void> {
+  const snapshot = join(folder, MEMBER.snapshot);
+  const target = host.layout.generation(move.instanceId, move.generation);
+  const { emulators } = await host.hypervisor.facts();
+  const rebind = async (xml: string): Promise<string> => {
+    checkForeignXml(xml);
+    const domain = describeDomain(xml);
+    if (domain.uuid !== move.instanceId) {
+      throw new VmferryError(
+        'DomainXmlRefused',
+        `the domain XML is of ${domain.uuid}, the package of ${move.instanceId}`,
+      );
+    }
+    const emulator = emulators[domain.requirements.architecture];
+    if (emulator === undefined) {
+      throw new VmferryError(
+        'IncompatibleHost',
+        `host ${host.name} has no emulator for ${domain.requirements.architecture}`,
+      );
+    }
+    return rebindDomain(xml, {
+      disks: Object.fromEntries(domain.disks.map(({ target: name }) => [name, join(target, `${name}.qcow2`)])),
+      ...((await exists(join(folder, MEMBER.kernel))) && { kernel: join(target, MEMBER.kernel) }),
+      ...((await exists(join(folder, MEMBER.initrd))) && { initrd: join(target, MEMBER.initrd) }),
+      serialLog: join(target, 'serial.log'),
+      emulator,
+      tap: host.network.tapName(move.instanceId),
+    });
+  };
+  await rewriteSaveHeader(snapshot, await rebind((await readSaveHeader(snapshot)).xml));
+  await writeDurable(join(folder, LOCAL_XML), await rebind(await readFile(join(folder, MEMBER.domainXml), 'utf8')));
+}

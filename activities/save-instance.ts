@@ -1,0 +1,130 @@
+/**
+ * Step 4 [source]: suspend, then RAM and CPU to the save file. The blackout begins.
+ *
+ * How it can die half way, and what the next attempt finds:
+ * - before the record: nothing happened; it begins anew.
+ * - after the record, guest running: it suspends and saves.
+ * - guest paused, no complete file, a job of libvirt's under way: libvirt goes on without us; the job is ended and the
+ *   save begins anew, for nobody watched what it wrote.
+ * - guest paused beside a complete file that the record does not know (libvirtd died between file and QEMU's end): the
+ *   file is not believed. The guest is resumed for an instant, which is its right while nothing was released, and saved
+ *   again.
+ * - QEMU gone and the file complete: the guest was suspended before and cannot have run since; the file is taken.
+ * - QEMU gone and no complete file: the host lost power. Nothing can be saved; the way back boots the instance.
+ * - the record says saved: the same answer again.
+ *
+ * The step hands on as soon as the file is complete. libvirt then still ends QEMU; the release (step 12) waits for that.
+ */
+import { rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { HostActivities, MoveRef, SaveFacts } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import { withHeartbeat, type Work } from './heartbeat.ts';
+import type { HostContext } from './host-context.ts';
+import { describeDomain } from './hypervisor/domain-xml.ts';
+import { saveFileState } from './hypervisor/save-file.ts';
+import { requireOwned } from './ownership.ts';
+import { makeDirectory, syncDirectory, syncFile, writeDurable } from './records/durable.ts';
+import { MEMBER } from './records/layout.ts';
+import { withInstanceLock } from './records/lock.ts';
+import { fileStamp, readSaveRecord, writeSaveRecord, type SaveRecord } from './save-record.ts';
+
+export function createSaveInstance(host: HostContext): HostActivities['saveInstance'] {
+  return (move) =>
+    withHeartbeat('saveInstance', (work) =>
+      withInstanceLock(host.layout, move.instanceId, () => saveInstance(host, move, work)),
+    );
+}
+
+async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promise<SaveFacts> {
+  const { hypervisor, layout } = host;
+  const { generation: owned } = await requireOwned(host, move);
+  const snapshot = join(layout.move(move.moveId), MEMBER.snapshot);
+
+  const known = await readSaveRecord(layout, move.instanceId, owned);
+  if (known && known.moveId !== move.moveId) {
+    throw new VmferryError('InstanceBusy', `instance ${move.instanceId} was stopped by move ${known.moveId} already`);
+  }
+  if (known?.saved) return { stoppedMillis: known.saved.stoppedMillis, saveBytes: known.saved.bytes };
+
+  const record = known ?? (await beginRecord(host, move, owned));
+  const stoppedAt = performance.now();
+  const domain = await hypervisor.find(move.instanceId);
+  if (domain?.process) {
+    await hypervisor.setAutostart(move.instanceId, false);
+    if (known) await hypervisor.abortJob(move.instanceId);
+    if (known && domain.state === 'paused') await hypervisor.resume(move.instanceId);
+    await hypervisor.suspend(move.instanceId);
+    await rm(snapshot, { force: true });
+    await writeSaveFile(host, move, snapshot, work);
+  } else if ((await saveFileState(snapshot)) !== 'complete') {
+    throw new VmferryError(
+      'InstanceNotRunning',
+      `instance ${move.instanceId} stopped on ${host.name} before its RAM was saved; did the host lose power?`,
+    );
+  }
+
+  await syncFile(snapshot);
+  await syncDirectory(layout.move(move.moveId));
+  for (const disk of record.disks) disk.stamp = await fileStamp(disk.path);
+  const bytes = (await stat(snapshot)).size;
+  record.saved = { bytes, stoppedMillis: performance.now() - stoppedAt };
+  await writeSaveRecord(layout, move.instanceId, owned, record);
+  return { stoppedMillis: record.saved.stoppedMillis, saveBytes: bytes };
+}
+
+/** Written while the guest still runs: from here on the way back knows what to restore. */
+async function beginRecord(host: HostContext, move: MoveRef, owned: number): Promise<SaveRecord> {
+  const { hypervisor, layout } = host;
+  const domain = await hypervisor.find(move.instanceId);
+  if (domain?.state !== 'running') {
+    throw new VmferryError(
+      'InstanceNotRunning',
+      `instance ${move.instanceId} is ${domain?.state ?? 'not defined'} on ${host.name}, so it has no RAM to save`,
+    );
+  }
+  await makeDirectory(layout.move(move.moveId));
+  const xml = await hypervisor.domainXml(move.instanceId, 'inactive');
+  await writeDurable(join(layout.move(move.moveId), MEMBER.domainXml), xml);
+  const record: SaveRecord = {
+    moveId: move.moveId,
+    packageId: move.packageId,
+    process: domain.process,
+    autostart: domain.autostart,
+    disks: describeDomain(xml).disks.map(({ target, path }) => ({ target, path, stamp: null })),
+    saved: null,
+  };
+  await writeSaveRecord(layout, move.instanceId, owned, record);
+  return record;
+}
+
+async function writeSaveFile(host: HostContext, move: MoveRef, snapshot: string, work: Work): Promise<void> {
+  const save = host.hypervisor.save(move.instanceId, snapshot);
+  let ended: { error?: unknown } | null = null;
+  const finished = save.finished.then(
+    () => (ended = {}),
+    (error: unknown) => (ended = { error }),
+  );
+  const progress = setInterval(() => {
+    host.hypervisor.saveProgress(move.instanceId).then(
+      (job) => job && work.onProgress(job.done, job.total),
+      () => undefined, // the job may end between two looks; its end is seen by `finished`
+    );
+  }, 500);
+  try {
+    while ((await saveFileState(snapshot)) !== 'complete') {
+      const end = ended as { error?: unknown } | null;
+      if (end?.error !== undefined) throw end.error;
+      if (end) throw new VmferryError('SaveFileMalformed', `libvirt reported a save, but ${snapshot} is not complete`);
+      if (work.signal.aborted) {
+        await host.hypervisor.abortJob(move.instanceId);
+        await finished;
+        throw work.signal.reason;
+      }
+      await Promise.race([sleep(10), finished]);
+    }
+  } finally {
+    clearInterval(progress);
+  }
+}

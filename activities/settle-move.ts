@@ -1,0 +1,34 @@
+/**
+ * Step 14 [both]: removes what only this move needed. The sealed package stays on both sides until it is deleted.
+ * Everything removed lies under a name that carries the move's id, or is a working copy of an instance that this host
+ * has released. Idempotent.
+ */
+import { rm } from 'node:fs/promises';
+import type { HostActivities } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import { removeGenerations } from './discard-copy.ts';
+import type { HostContext } from './host-context.ts';
+import { withInstanceLock } from './records/lock.ts';
+
+export function createSettleMove(host: HostContext): HostActivities['settleMove'] {
+  return ({ instanceId, generation, moveId, role, outcome }) =>
+    withInstanceLock(host.layout, instanceId, async () => {
+      const { layout, ledger, network } = host;
+      if (role === 'source' && outcome === 'moved') {
+        const decision = await ledger.decision(instanceId, generation - 1);
+        if (decision?.kind !== 'release') {
+          throw new VmferryError(
+            'NotOwner',
+            `host ${host.name} has not released generation ${generation} of instance ${instanceId}`,
+          );
+        }
+        // The instance may have come back meanwhile with a later move; then its folders are not ours to remove.
+        if (!(await ledger.owned(instanceId)) && !(await host.hypervisor.find(instanceId))) {
+          await network.expel(instanceId);
+          await removeGenerations(layout.instance(instanceId));
+        }
+      }
+      await rm(layout.move(moveId), { recursive: true, force: true });
+      await rm(layout.stage(moveId), { recursive: true, force: true });
+    });
+}

@@ -1,0 +1,122 @@
+/**
+ * Brings a sealed package here, segment by segment, and goes on wherever a former attempt stopped.
+ *
+ * `incoming/<package>/` fills with segments, each checked against the signed origin record before it gets its name; the
+ * folder is renamed to `packages/<package>/` when nothing is missing. So a name under packages/ means: whole, verified.
+ */
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { PackageId, SignedText } from '../../workflows/contract.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+import type { Work } from '../heartbeat.ts';
+import { readEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
+import { envelopeName, MAX_ENVELOPE_BYTES, segmentPath } from '../package/format.ts';
+import { checkSegment } from '../package/verify.ts';
+import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
+import type { Layout } from '../records/layout.ts';
+import type { HostKeys } from '../trust/keys.ts';
+import type { PoolTrust } from '../trust/pool.ts';
+import { path } from './endpoint.ts';
+import { PeerClient } from './package-client.ts';
+
+/** Enough to fill a link while one segment is checked and synced. */
+const PARALLEL = 2;
+
+export interface FetchPackage {
+  layout: Layout;
+  keys: HostKeys;
+  pool: PoolTrust;
+  selfRecord: SignedText;
+  packageId: PackageId;
+  /** Certified record of the host to fetch from. */
+  source: SignedText;
+  /** Told of the verified origin record before any segment is fetched; throws to refuse the package. */
+  inspect: (envelope: OpenedEnvelope) => Promise<void>;
+  work: Work;
+}
+
+/** @returns the package's bytes and how many of them crossed the wire in this attempt */
+export async function fetchPackage(options: FetchPackage): Promise<{ packageBytes: number; wireBytes: number }> {
+  const { layout, keys, pool, packageId, source, inspect, work } = options;
+  const target = layout.package(packageId);
+  const folder = (await exists(target)) ? target : layout.incoming(packageId);
+  const client = new PeerClient(await pool.verifyHost(source), keys, options.selfRecord);
+  try {
+    await makeDirectory(folder);
+    const envelopePath = join(folder, envelopeName(keys.fingerprint));
+    let wireBytes = 0;
+    if (!(await exists(envelopePath))) {
+      const envelope = await client.fetchSmall(path.envelope(packageId), MAX_ENVELOPE_BYTES, work.signal);
+      wireBytes += envelope.length;
+      await writeDurable(envelopePath, envelope);
+    }
+    const opened = await readEnvelope({ folder, keys, pool, source }).catch(async (error: unknown) => {
+      // Whatever is wrong with it, the next attempt asks for it anew.
+      await rm(envelopePath, { force: true });
+      throw error;
+    });
+    if (opened.origin.packageId !== packageId) {
+      throw new VmferryError(
+        'PackageMalformed',
+        `the envelope of package ${packageId} holds the record of ${opened.origin.packageId}`,
+      );
+    }
+    await inspect(opened);
+
+    const segments = opened.origin.streams.flatMap(({ name, segments }) =>
+      segments.map((segment, index) => ({ stream: name, index, ...segment })),
+    );
+    const packageBytes =
+      segments.reduce((sum, { sealedBytes }) => sum + sealedBytes, 0) + (await stat(envelopePath)).size;
+    if (folder === target) return { packageBytes, wireBytes };
+
+    let done = packageBytes - segments.reduce((sum, { sealedBytes }) => sum + sealedBytes, 0);
+    const advance = (bytes: number): void => work.onProgress((done += bytes), packageBytes);
+    for (const stream of opened.origin.streams) await mkdir(join(folder, stream.name), { recursive: true });
+    const queue = segments.values();
+    const fetchOne = async (): Promise<void> => {
+      for (const segment of queue) {
+        work.signal.throwIfAborted();
+        const file = join(folder, segmentPath(segment.stream, segment.index));
+        if (await exists(file)) {
+          advance(segment.sealedBytes);
+          continue;
+        }
+        const part = `${file}.part`;
+        if (await exists(part)) advance((await stat(part)).size);
+        wireBytes += await client.fetchFile(
+          path.segment(packageId, segment.stream, segment.index),
+          part,
+          segment.sealedBytes,
+          work.signal,
+          advance,
+        );
+        await checkSegment(part, segment, segments).catch(async (error: unknown) => {
+          await rm(part, { force: true });
+          throw error;
+        });
+        await syncFile(part);
+        await rename(part, file);
+      }
+    };
+    const fetchers = Array.from({ length: PARALLEL }, fetchOne);
+    // All have ended before an error leaves: nothing goes on behind the caller's back.
+    const failed = (await Promise.allSettled(fetchers)).find((result) => result.status === 'rejected');
+    if (failed) throw failed.reason;
+
+    await syncTree(folder);
+    await makeDirectory(dirname(target));
+    await rename(folder, target);
+    await syncDirectory(dirname(target));
+    return { packageBytes, wireBytes };
+  } finally {
+    client.close();
+  }
+}
+
+async function syncTree(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) await syncDirectory(join(folder, entry.name));
+  }
+  await syncDirectory(folder);
+}

@@ -1,0 +1,63 @@
+/**
+ * Runs the whole test suite, group by group, and ends with one line of counts. `node test/run.ts [GROUP…]` runs some.
+ *
+ * Groups that start virtual machines run one file at a time: two cores carry one simulated pool, not two.
+ */
+import { existsSync, globSync } from 'node:fs';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+
+const GROUPS = {
+  unit: { files: 'test/unit/**/*.test.ts', concurrency: 2, minutes: 3 },
+  workflows: { files: 'test/workflows/**/*.test.ts', concurrency: 1, minutes: 5 },
+  integration: { files: 'test/integration/**/*.test.ts', concurrency: 1, minutes: 10 },
+  e2e: { files: 'test/e2e/**/*.test.ts', concurrency: 1, minutes: 20 },
+} as const;
+type Group = keyof typeof GROUPS;
+
+process.chdir(new URL('..', import.meta.url).pathname);
+const wanted = process.argv.slice(2);
+const unknown = wanted.find((name) => !Object.hasOwn(GROUPS, name));
+if (unknown !== undefined) {
+  console.error(`test: there is no group ${unknown}; groups are ${Object.keys(GROUPS).join(', ')}`);
+  process.exit(2);
+}
+const groups = (wanted.length > 0 ? wanted : Object.keys(GROUPS)) as Group[];
+
+const total = { passed: 0, failed: 0, skipped: 0 };
+for (const group of groups) {
+  const { files: pattern, concurrency, minutes } = GROUPS[group];
+  const files = globSync(pattern).sort();
+  console.log(`\n── ${group}: ${files.length} files`);
+  const begun = performance.now();
+  const counts = await runFiles(files, concurrency, minutes);
+  // In CI every end-to-end test must have run: a skipped one proves nothing.
+  if (group === 'e2e' && process.env['CI'] === 'true' && counts.skipped > 0) {
+    console.log(`✖ ${counts.skipped} end-to-end tests were skipped, which CI does not accept`);
+    counts.failed += counts.skipped;
+    counts.skipped = 0;
+  }
+  console.log(`── ${group}: ${counts.passed} passed in ${Math.round((performance.now() - begun) / 1000)} s`);
+  for (const key of ['passed', 'failed', 'skipped'] as const) total[key] += counts[key];
+}
+if (!existsSync('node_modules')) throw new Error('run `npm test`, which sets everything up');
+console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
+
+function runFiles(files: string[], concurrency: number, minutes: number): Promise<typeof total> {
+  const counts = { passed: 0, failed: 0, skipped: 0 };
+  if (files.length === 0) return Promise.resolve(counts);
+  return new Promise((resolve, reject) => {
+    const stream = run({ files, concurrency, timeout: minutes * 60_000 });
+    stream.on('test:pass', ({ skip, details }) => {
+      if (details.type === 'suite') return;
+      counts[skip === undefined || skip === false ? 'passed' : 'skipped'] += 1;
+    });
+    stream.on('test:fail', ({ details }) => {
+      if (details.type !== 'suite') counts.failed += 1;
+    });
+    stream.on('error', reject);
+    stream.on('end', () => resolve(counts));
+    stream.compose(spec()).pipe(process.stdout, { end: false });
+  });
+}

@@ -1,0 +1,114 @@
+#!/usr/bin/env node
+/** The worker of one host: polls its queue, serves packages to its peers. Needs root, libvirt, and the pool's public key. */
+import { readFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { parseArgs } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from '@temporalio/worker';
+import { createHostActivities } from '../activities/host.ts';
+import { selfRecordPath } from '../activities/describe-host.ts';
+import type { HostContext } from '../activities/host-context.ts';
+import { createLibvirtHypervisor } from '../activities/hypervisor/libvirt-hypervisor.ts';
+import { createGuestNetwork } from '../activities/network/libvirt-guest-network.ts';
+import { makeDirectory } from '../activities/records/durable.ts';
+import { Layout } from '../activities/records/layout.ts';
+import { createPackageServer } from '../activities/transfer/package-server.ts';
+import { ensureHostKeys } from '../activities/trust/keys.ts';
+import { Ledger } from '../activities/trust/ledger.ts';
+import { PoolTrust } from '../activities/trust/pool.ts';
+import { hostQueue } from '../workflows/contract.ts';
+import { ConfigError, HostConfig, readConfig } from './config.ts';
+import { failureInterceptor } from './failure-interceptor.ts';
+import { connect, HEARTBEAT_INTERVAL, installRuntime, log, SHUTDOWN_GRACE } from './temporal.ts';
+import { version } from './version.ts';
+
+const USAGE = 'usage: vmferry-host --config FILE [--print-fingerprint]';
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { config: { type: 'string' }, 'print-fingerprint': { type: 'boolean' } } });
+  const config = await readConfig(values.config ?? '/etc/vmferry/host.json', HostConfig);
+  const layout = new Layout(config.stateDirectory);
+  const keys = await ensureHostKeys(layout.keys, config.name);
+  if (values['print-fingerprint']) {
+    process.stdout.write(`${keys.fingerprint}\n`);
+    return;
+  }
+  const pool = await PoolTrust.load(config.poolKeyFile, layout);
+  if (!pool) throw new ConfigError(`there is no pool key at ${config.poolKeyFile}; copy the operator’s pool.pub there`);
+
+  for (const folder of [layout.images, layout.instances, layout.moves, layout.packages, layout.staging])
+    await makeDirectory(folder);
+  const hypervisor = await createLibvirtHypervisor({ uri: config.libvirtUri });
+  const network = createGuestNetwork({ uri: config.libvirtUri, layout });
+  const ledger = new Ledger({ layout, keys, pool, selfRecord: () => readFile(selfRecordPath(layout), 'utf8') });
+  const host: HostContext = { name: config.name, layout, keys, pool, ledger, hypervisor, network };
+
+  installRuntime();
+  await untilItWorks('the guest network is not ready; is libvirtd running?', () => network.ensure());
+
+  const server = createPackageServer({
+    ...host,
+    onError: (request, error) => log('WARN', `package server: ${request}`, { error }),
+  });
+  const [address, port] = splitEndpoint(config.listen);
+  server.listen(port, address);
+  await once(server, 'listening');
+
+  const connection = await connect(config.temporal);
+  const worker = await Worker.create({
+    connection,
+    namespace: config.temporal.namespace,
+    taskQueue: hostQueue(config.name),
+    identity: `host ${config.name}`,
+    activities: createHostActivities(host, {
+      addresses: config.addresses,
+      location: config.location,
+      vmferryVersion: version,
+    }),
+    interceptors: { activity: [() => ({ inbound: failureInterceptor })] },
+    // The frontend counts pollers per namespace (default 1200): two for a host let six hundred hosts in.
+    activityTaskPollerBehavior: { type: 'simple-maximum', maximum: 2 },
+    maxConcurrentActivityTaskExecutions: 32,
+    shutdownGraceTime: SHUTDOWN_GRACE,
+    maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
+    defaultHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
+  });
+  process.stdout.write(`ready ${config.name}\n`);
+  try {
+    await worker.run();
+  } finally {
+    server.closeAllConnections();
+    server.close();
+    await connection.close();
+    await hypervisor.close();
+  }
+}
+
+async function untilItWorks(what: string, run: () => Promise<void>): Promise<void> {
+  for (let wait = 500; ; wait = Math.min(wait * 2, 10_000)) {
+    try {
+      return await run();
+    } catch (error) {
+      log('WARN', what, { error });
+      await sleep(wait);
+    }
+  }
+}
+
+function splitEndpoint(endpoint: string): [string, number] {
+  const colon = endpoint.lastIndexOf(':');
+  return [endpoint.slice(0, colon).replace(/^\[|\]$/g, ''), Number(endpoint.slice(colon + 1))];
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof ConfigError) {
+    process.stderr.write(`vmferry-host: ${error.message}\n`);
+    process.exit(2);
+  }
+  if (error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')) {
+    process.stderr.write(`vmferry-host: ${error.message}\n${USAGE}\n`);
+    process.exit(2);
+  }
+  log('ERROR', 'the host worker ended', { error });
+  process.exit(1);
+});
