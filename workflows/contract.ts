@@ -119,7 +119,8 @@ export interface InstanceSpec {
   boot: BootFiles;
 }
 
-export type InstanceState = 'running' | 'saved' | 'moving';
+/** `spawning`: address and place are reserved, nothing runs yet. */
+export type InstanceState = 'spawning' | 'running' | 'saved' | 'moving';
 
 export interface Instance {
   id: InstanceId;
