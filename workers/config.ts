@@ -30,8 +30,10 @@ export const HostConfig = z.strictObject({
   /** Where peers reach it; best first. */
   addresses: z.array(endpoint).min(1),
   location: z.string().default(''),
-  /** The operator's public key: the one thing brought to a host by hand. */
-  poolKeyFile: z.string().startsWith('/').default('/etc/vmferry/pool.pub'),
+  /** Holds `pool.pub`, the operator's public key: the one thing brought to a host by hand. */
+  poolDirectory: z.string().startsWith('/').default('/etc/vmferry'),
+  /** For tests of crashes only; see fault-points.ts. */
+  faultPoints: z.string().startsWith('/').exactOptional(),
 });
 export type HostConfig = z.infer<typeof HostConfig>;
 
@@ -39,6 +41,8 @@ export const ControlConfig = z.strictObject({
   temporal: Temporal,
   /** PostgreSQL URL of a role that may change the schema. */
   catalog: z.string().min(1),
+  /** For tests of crashes only; see fault-points.ts. */
+  faultPoints: z.string().startsWith('/').exactOptional(),
 });
 export type ControlConfig = z.infer<typeof ControlConfig>;
 export type TemporalConfig = z.infer<typeof Temporal>;

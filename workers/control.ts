@@ -8,7 +8,7 @@ import { migrateCatalog } from '../activities/catalog/migrate.ts';
 import { createControlActivities } from '../activities/control.ts';
 import { CONTROL_QUEUE } from '../workflows/contract.ts';
 import { ConfigError, ControlConfig, readConfig } from './config.ts';
-import { failureInterceptor } from './failure-interceptor.ts';
+import { activityInterceptors } from './interceptors.ts';
 import { connect, HEARTBEAT_INTERVAL, installRuntime, log, SHUTDOWN_GRACE } from './temporal.ts';
 
 const USAGE = 'usage: vmferry-control --config FILE [migrate]';
@@ -31,7 +31,7 @@ async function main(): Promise<void> {
     identity: `control ${process.pid}`,
     workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
     activities: createControlActivities(catalog),
-    interceptors: { activity: [() => ({ inbound: failureInterceptor })] },
+    interceptors: { activity: activityInterceptors(config.faultPoints) },
     shutdownGraceTime: SHUTDOWN_GRACE,
     maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
   });

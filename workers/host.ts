@@ -18,7 +18,7 @@ import { Ledger } from '../activities/trust/ledger.ts';
 import { PoolTrust } from '../activities/trust/pool.ts';
 import { hostQueue } from '../workflows/contract.ts';
 import { ConfigError, HostConfig, readConfig } from './config.ts';
-import { failureInterceptor } from './failure-interceptor.ts';
+import { activityInterceptors } from './interceptors.ts';
 import { connect, HEARTBEAT_INTERVAL, installRuntime, log, SHUTDOWN_GRACE } from './temporal.ts';
 import { version } from './version.ts';
 
@@ -33,8 +33,8 @@ async function main(): Promise<void> {
     process.stdout.write(`${keys.fingerprint}\n`);
     return;
   }
-  const pool = await PoolTrust.load(config.poolKeyFile, layout);
-  if (!pool) throw new ConfigError(`there is no pool key at ${config.poolKeyFile}; copy the operator’s pool.pub there`);
+  const pool = await PoolTrust.load(config.poolDirectory);
+  if (!pool) throw new ConfigError(`there is no pool.pub in ${config.poolDirectory}; copy the operator’s there`);
 
   for (const folder of [layout.images, layout.instances, layout.moves, layout.packages, layout.staging])
     await makeDirectory(folder);
@@ -65,7 +65,7 @@ async function main(): Promise<void> {
       location: config.location,
       vmferryVersion: version,
     }),
-    interceptors: { activity: [() => ({ inbound: failureInterceptor })] },
+    interceptors: { activity: activityInterceptors(config.faultPoints) },
     // The frontend counts pollers per namespace (default 1200): two for a host let six hundred hosts in.
     activityTaskPollerBehavior: { type: 'simple-maximum', maximum: 2 },
     maxConcurrentActivityTaskExecutions: 32,

@@ -10,7 +10,7 @@ import type { PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
 import { readEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
-import { envelopeName, MAX_ENVELOPE_BYTES, segmentPath } from '../package/format.ts';
+import { envelopeName, MAX_ENVELOPE_BYTES, segmentName } from '../package/format.ts';
 import { checkSegment } from '../package/verify.ts';
 import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
@@ -66,20 +66,19 @@ export async function fetchPackage(options: FetchPackage): Promise<{ packageByte
     const segments = opened.origin.streams.flatMap(({ name, segments }) =>
       segments.map((segment, index) => ({ stream: name, index, ...segment })),
     );
-    const packageBytes =
-      segments.reduce((sum, { sealedBytes }) => sum + sealedBytes, 0) + (await stat(envelopePath)).size;
+    const packageBytes = segments.reduce((sum, { bytes }) => sum + bytes, 0) + (await stat(envelopePath)).size;
     if (folder === target) return { packageBytes, wireBytes };
 
-    let done = packageBytes - segments.reduce((sum, { sealedBytes }) => sum + sealedBytes, 0);
+    let done = packageBytes - segments.reduce((sum, { bytes }) => sum + bytes, 0);
     const advance = (bytes: number): void => work.onProgress((done += bytes), packageBytes);
     for (const stream of opened.origin.streams) await mkdir(join(folder, stream.name), { recursive: true });
     const queue = segments.values();
     const fetchOne = async (): Promise<void> => {
       for (const segment of queue) {
         work.signal.throwIfAborted();
-        const file = join(folder, segmentPath(segment.stream, segment.index));
+        const file = join(folder, segment.stream, segmentName(segment.index));
         if (await exists(file)) {
-          advance(segment.sealedBytes);
+          advance(segment.bytes);
           continue;
         }
         const part = `${file}.part`;
@@ -87,7 +86,7 @@ export async function fetchPackage(options: FetchPackage): Promise<{ packageByte
         wireBytes += await client.fetchFile(
           path.segment(packageId, segment.stream, segment.index),
           part,
-          segment.sealedBytes,
+          segment.bytes,
           work.signal,
           advance,
         );

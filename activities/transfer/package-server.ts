@@ -11,7 +11,7 @@ import { pipeline } from 'node:stream/promises';
 import type { TLSSocket } from 'node:tls';
 import type { HostRecord } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { envelopeName, segmentPath } from '../package/format.ts';
+import { envelopeName, segmentName } from '../package/format.ts';
 import { exists } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import type { HostKeys } from '../trust/keys.ts';
@@ -91,7 +91,7 @@ async function locate(layout: Layout, reader: HostRecord, url: string): Promise<
   if (packageId !== undefined) {
     const envelope = join(layout.package(packageId), envelopeName(reader.fingerprint));
     if (await exists(envelope)) {
-      return stream === undefined ? envelope : join(layout.package(packageId), segmentPath(stream, Number(index)));
+      return stream === undefined ? envelope : join(layout.package(packageId), stream, segmentName(Number(index)));
     }
   }
   throw new VmferryError('PackageNotFound', `nothing for ${reader.name} at ${url}`);

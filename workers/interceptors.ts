@@ -1,16 +1,23 @@
 /**
- * The boundary where our failures become Temporal's: type and retryability from the one table. Everything else that
+ * What lies between Temporal and every activity. The boundary where our failures become Temporal's: type and retryability from the one table. Everything else that
  * leaves an activity is a defect and says so, but is retried, since the world may have caused it.
  */
-import type { ActivityInboundCallsInterceptor } from '@temporalio/worker';
+import type { ActivityInboundCallsInterceptor, ActivityInterceptorsFactory } from '@temporalio/worker';
 import { ApplicationFailure, TemporalFailure } from '@temporalio/common';
 import { CompleteAsyncError } from '@temporalio/activity';
 import { FAILURES, VmferryError } from '../workflows/failures.ts';
+import { faultPoints } from './fault-points.ts';
 
 /** Temporal keeps 4 KB of a failure between attempts, causes included. */
 const MAX_MESSAGE = 1500;
 
-export const failureInterceptor: ActivityInboundCallsInterceptor = {
+/** @param faultDirectory of the test that wants to interrupt this worker, if any */
+export function activityInterceptors(faultDirectory: string | undefined): ActivityInterceptorsFactory[] {
+  const inbound = [failures, ...(faultDirectory === undefined ? [] : [faultPoints(faultDirectory)])];
+  return inbound.map((interceptor) => () => ({ inbound: interceptor }));
+}
+
+const failures: ActivityInboundCallsInterceptor = {
   async execute(input, next) {
     try {
       return await next(input);
