@@ -7,7 +7,8 @@
 import { z } from 'zod';
 
 export const hex = (bytes: number): z.ZodString => z.string().regex(new RegExp(`^[0-9a-f]{${bytes * 2}}$`));
-export const uuid = z.uuid();
+/** Lower case only: another spelling of the same id would be another ledger for the same libvirt domain. */
+export const uuid = z.string().regex(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 export const hostName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
 export const fingerprint = z.string().regex(/^[0-9A-F]{64}$/);
 export const generation = z.int().min(1);

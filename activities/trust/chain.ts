@@ -1,0 +1,103 @@
+/** The chain of statements that says who owns an instance: from its spawn, each by the owner of the one before. */
+import type { SignedText } from '../../workflows/contract.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+import type { CertifiedHost, PoolTrust } from './pool.ts';
+import { readUnverified, verifyText } from './signed-text.ts';
+import { Link } from './statements.ts';
+
+export interface Chain {
+  statements: readonly SignedText[];
+  /** Certified records of everyone who signed a statement, and of the owner. */
+  hosts: readonly SignedText[];
+}
+
+/** Where a chain ends, and how it came there. */
+export interface ChainEnd {
+  instanceId: string;
+  /** The generation that the owner holds. */
+  generation: number;
+  owner: string;
+  ownerFingerprint: string;
+  /** Digest of the last statement: what the next one names as `previous`. */
+  tip: string;
+  /** The instance was deleted; nothing may follow. */
+  ended: boolean;
+  /** Digest of the statement that made each generation, by generation. */
+  madeBy: ReadonlyMap<number, string>;
+}
+
+/**
+ * Checks a whole chain: every statement signed by the owner at that point, whom the pool has certified, naming the
+ * statement before it by digest and the next generation by number.
+ *
+ * @throws ChainBroken with the cause
+ */
+export async function verifyChain(chain: Chain, pool: PoolTrust): Promise<ChainEnd> {
+  const hosts = new Map<string, CertifiedHost>();
+  for (const signed of chain.hosts) {
+    const host = await meaningBroken('a host record in it', () => pool.onceCertifiedHost(signed));
+    hosts.set(host.record.fingerprint, host);
+  }
+  let end: ChainEnd | undefined;
+  const madeBy = new Map<number, string>();
+  for (const [index, signed] of chain.statements.entries()) {
+    const claimed = await meaningBroken(`statement ${index}`, () => readUnverified(signed, Link));
+    const key = claimed.type === 'fence' ? pool.publicKey : signerKey(hosts, claimed, index);
+    const { payload, digest } = await meaningBroken(`statement ${index}`, () => verifyText(signed, key, Link));
+    end = follow(end, payload, digest, index);
+    if (!end.ended) madeBy.set(end.generation, digest);
+  }
+  if (!end) throw new VmferryError('ChainBroken', 'an instance’s chain of statements is empty');
+  if (!hosts.has(end.ownerFingerprint)) {
+    throw new VmferryError('ChainBroken', `the chain of ${end.instanceId} lacks the record of its owner ${end.owner}`);
+  }
+  return { ...end, madeBy };
+}
+
+function signerKey(
+  hosts: Map<string, CertifiedHost>,
+  link: Exclude<Link, { type: 'fence' }>,
+  index: number,
+): CertifiedHost['key'] {
+  const host = hosts.get(link.signerFingerprint);
+  if (host?.record.name !== link.signer) {
+    throw new VmferryError(
+      'ChainBroken',
+      `statement ${index} is signed by ${link.signer}, of whom the chain has no record`,
+    );
+  }
+  return host.key;
+}
+
+/** The end of the chain after one more statement. */
+function follow(before: ChainEnd | undefined, link: Link, digest: string, index: number): ChainEnd {
+  const refuse = (why: string): VmferryError =>
+    new VmferryError('ChainBroken', `statement ${index} (${link.type}) of instance ${link.instanceId}: ${why}`);
+  const madeBy = new Map<number, string>();
+  if (link.type === 'spawn') {
+    if (before) throw refuse('the instance exists already');
+    const { instanceId, generation, signer: owner, signerFingerprint: ownerFingerprint } = link;
+    return { instanceId, generation, owner, ownerFingerprint, tip: digest, ended: false, madeBy };
+  }
+  if (!before) throw refuse('a chain begins with spawn');
+  if (before.ended) throw refuse('the instance has ended');
+  if (link.instanceId !== before.instanceId) throw refuse(`the chain is of instance ${before.instanceId}`);
+  if (link.previous !== before.tip) throw refuse('it does not name the statement before it');
+  if (link.generation !== before.generation + (link.type === 'end' ? 0 : 1)) {
+    throw refuse(`generation ${link.generation} does not follow ${before.generation}`);
+  }
+  if (link.type !== 'fence' && link.signerFingerprint !== before.ownerFingerprint) {
+    throw refuse(`${link.signer} was not the owner, ${before.owner} was`);
+  }
+  const next = { ...before, generation: link.generation, tip: digest, ended: link.type === 'end' };
+  if (link.type !== 'release' && link.type !== 'fence') return next;
+  return { ...next, owner: link.to, ownerFingerprint: link.toFingerprint };
+}
+
+async function meaningBroken<T>(what: string, check: () => Promise<T>): Promise<T> {
+  try {
+    return await check();
+  } catch (cause) {
+    throw new VmferryError('ChainBroken', `${what} of an instance’s chain is refused`, { cause });
+  }
+}
