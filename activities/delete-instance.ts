@@ -5,7 +5,6 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities } from '../workflows/contract.ts';
-import { VmferryError } from '../workflows/failures.ts';
 import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { exists } from './records/durable.ts';
@@ -16,10 +15,7 @@ export function createDeleteInstance(host: HostContext): HostActivities['deleteI
     withInstanceLock(host.layout, instanceId, async () => {
       const { hypervisor, ledger, layout, network } = host;
       const folder = layout.instance(instanceId);
-      if (await ledger.owned(instanceId)) await ledger.end(instanceId);
-      else if (!(await ledger.ended(instanceId))) {
-        throw new VmferryError('NotOwner', `host ${host.name} does not own instance ${instanceId}`);
-      }
+      await ledger.end(instanceId);
       await hypervisor.destroy(instanceId);
       await hypervisor.undefine(instanceId);
       await network.expel(instanceId);

@@ -10,7 +10,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { fileStamp, readSaveRecord, type SaveRecord } from './save-record.ts';
+import { fileStamp, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
 export function createReleaseInstance(host: HostContext): HostActivities['releaseInstance'] {
   return (input) =>

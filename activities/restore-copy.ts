@@ -6,6 +6,7 @@
  */
 import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { z } from 'zod';
 import type { InstanceId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { copyFile, sha256File } from './disk/copy.ts';
@@ -13,8 +14,9 @@ import { checkOverlay, inspectQcow2 } from './disk/qcow2.ts';
 import { check, rebaseUnsafe } from './disk/qemu-img.ts';
 import type { Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { sameProcess } from './save-record.ts';
 import { readImage } from './images.ts';
-import { exists, makeDirectory, syncDirectory } from './records/durable.ts';
+import { exists, makeDirectory, readJson, syncDirectory, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 
 export interface StagedDisk {
@@ -23,13 +25,53 @@ export interface StagedDisk {
   virtualBytes: number;
 }
 
+/** Written into the members' folder when libvirt has restored the copy: which process it is, and from which bytes. */
+const Restored = z.strictObject({
+  process: z.strictObject({ pid: z.number(), startTime: z.number() }),
+  /** SHA-256 of each overlay as it lay in the folder, by target. */
+  diskSha256: z.record(z.string(), z.string()),
+});
+type Restored = z.infer<typeof Restored>;
+
 /**
- * Copies disks, kernel and ramdisk into the generation's folder and restores the save file with its vCPUs stopped.
+ * Makes sure that the instance stands here restored, from the members in `folder`. A copy that an earlier attempt
+ * finished is kept; one that nobody can vouch for is thrown away and made anew. Only for generations that never ran here.
  *
- * @returns SHA-256 of each overlay as staged, by target
- * @throws ForeignBackingFile, DiskMalformed, ImageNotFound before QEMU or qemu-img sees a disk
+ * @returns SHA-256 of each overlay as it lay in the folder, by target
+ * @throws AlreadyExists if a domain of this UUID runs that did not come from here
  */
-export async function restorePausedCopy(
+export async function ensurePausedCopy(
+  host: HostContext,
+  instanceId: InstanceId,
+  generation: number,
+  folder: string,
+  disks: readonly StagedDisk[],
+  work: Work,
+): Promise<Record<string, string>> {
+  const marker = join(folder, 'restored.json');
+  const restored = await readJson(marker, Restored);
+  const found = await host.hypervisor.find(instanceId);
+  if (restored && found?.process && sameProcess(restored.process, found.process)) return restored.diskSha256;
+  if (found?.state === 'running') {
+    throw new VmferryError(
+      'AlreadyExists',
+      `host ${host.name} runs a domain ${instanceId} that this move did not restore; look at it before anything else`,
+    );
+  }
+  const diskSha256 = await restorePausedCopy(host, instanceId, generation, folder, disks, work);
+  const domain = await host.hypervisor.find(instanceId);
+  if (domain?.state !== 'paused' || !domain.process) {
+    throw new VmferryError(
+      'LibvirtFailed',
+      `instance ${instanceId} is ${domain?.state ?? 'gone'} on ${host.name} after its restore`,
+    );
+  }
+  await writeDurable(marker, JSON.stringify({ process: domain.process, diskSha256 } satisfies Restored));
+  return diskSha256;
+}
+
+/** @throws ForeignBackingFile, DiskMalformed, ImageNotFound before QEMU or qemu-img sees a disk */
+async function restorePausedCopy(
   host: HostContext,
   instanceId: InstanceId,
   generation: number,

@@ -12,12 +12,11 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, InstanceId } from '../workflows/contract.ts';
-import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { restorePausedCopy, stagedDisks } from './restore-copy.ts';
+import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { LOCAL_XML } from './rewrite-xml.ts';
 
 /** A guest without an agent must not keep the others waiting. */
@@ -46,22 +45,12 @@ export async function runCopy(
   const { hypervisor, layout } = host;
   const marker = join(layout.instance(instanceId), `resumed-${generation}.json`);
   const ran = await exists(marker);
-  let domain = await hypervisor.find(instanceId);
-  if (!domain?.process && !ran) {
-    await restorePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
-    domain = await hypervisor.find(instanceId);
-    if (domain?.state !== 'paused') {
-      throw new VmferryError(
-        'LibvirtFailed',
-        `instance ${instanceId} is ${domain?.state ?? 'gone'} on ${host.name} after its restore`,
-      );
-    }
-  }
   if (!ran) {
+    await ensurePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
     await writeDurable(marker, JSON.stringify({ time: new Date().toISOString() }));
   }
-  if (domain?.process) await hypervisor.resume(instanceId);
+  if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);
   else await hypervisor.start(instanceId);
 }

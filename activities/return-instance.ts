@@ -7,6 +7,7 @@
  */
 import { join } from 'node:path';
 import type { HostActivities, MoveRef } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
 import { copyFile } from './disk/copy.ts';
 import { inspectQcow2 } from './disk/qcow2.ts';
 import { rebaseUnsafe } from './disk/qemu-img.ts';
@@ -19,7 +20,7 @@ import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { runCopy } from './resume-instance.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
-import { readSaveRecord } from './save-record.ts';
+import { readSaveRecord, sameProcess } from './save-record.ts';
 
 type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
 
@@ -39,7 +40,9 @@ async function run(host: HostContext, move: MoveRef, work: Work): Promise<How> {
   const domain = await hypervisor.find(move.instanceId);
   const restoredBefore = await exists(join(layout.instance(move.instanceId), `resumed-${move.generation}.json`));
 
-  if (domain?.process && !restoredBefore) {
+  // Not the process that was saved: a copy that an earlier attempt restored, and that runCopy judges.
+  const original = domain?.process && (!record || sameProcess(domain.process, record.process));
+  if (original && !restoredBefore) {
     const untouched = domain.state === 'running';
     await hypervisor.abortJob(move.instanceId);
     await hypervisor.resume(move.instanceId);
@@ -48,6 +51,12 @@ async function run(host: HostContext, move: MoveRef, work: Work): Promise<How> {
   }
 
   const folder = await membersFolder(host, move, work);
+  if (folder === null && !restoredBefore && record?.saved) {
+    throw new VmferryError(
+      'PackageNotFound',
+      `the RAM of instance ${move.instanceId} lies in package ${record.packageId}; it is restored from there`,
+    );
+  }
   if (folder === null && !restoredBefore) {
     // The host lost power while the guest ran or before its RAM was saved: what any power loss does to it.
     await hypervisor.start(move.instanceId);

@@ -8,6 +8,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { InstanceId } from '../workflows/contract.ts';
+import type { ProcessIdentity } from './hypervisor/hypervisor.ts';
 import type { Layout } from './records/layout.ts';
 import { readJson, writeDurable } from './records/durable.ts';
 
@@ -50,3 +51,6 @@ export async function fileStamp(file: string): Promise<string> {
   const { ino, size, mtimeNs } = await stat(file, { bigint: true });
   return `${ino}:${size}:${mtimeNs}`;
 }
+
+export const sameProcess = (one: ProcessIdentity | null, other: ProcessIdentity | null): boolean =>
+  one?.pid === other?.pid && one?.startTime === other?.startTime;
