@@ -57,10 +57,12 @@ export default tseslint.config(
   forbid(
     ['client/**'],
     [
-      group(
-        ['**/activities/**', '!**/activities/trust/pool-key.ts', '**/workers/**'],
-        'The client works through Temporal and the catalog from any machine; of the activities it shares only the operator’s pool key.',
-      ),
+      // A regular expression, because a group cannot let one file out of a folder that it holds back.
+      {
+        regex: '/activities/(?!trust/pool-key\\.ts$)|/workers/',
+        message:
+          'The client works through Temporal and the catalog from any machine; of the activities it shares only the operator’s pool key.',
+      },
       group(['libvirt'], 'The client runs where there is no libvirt.'),
     ],
   ),

@@ -35,7 +35,6 @@ const kind = (retry: boolean, exit: number, advice: string): FailureKind => ({ r
 export const FAILURES = {
   // What the caller asked for
   InvalidInput: kind(false, EXIT.usage, 'See `vmferry help COMMAND` for what the command takes.'),
-  Ambiguous: kind(false, EXIT.usage, 'Give more of the id, or the whole name.'),
   ProfileInvalid: kind(
     false,
     EXIT.usage,
@@ -143,6 +142,11 @@ export const FAILURES = {
   MoveReturned: kind(false, EXIT.returned, 'The instance runs at its source again; mend the cause and migrate again.'),
   MoveParked: kind(false, EXIT.parked, 'Decide with `vmferry moves retry`, `moves return` or `moves readdress`.'),
   Cancelled: kind(false, EXIT.failure, '`vmferry list` shows what there is now.'),
+  NotParked: kind(
+    false,
+    EXIT.conflict,
+    'Only a parked move waits for this decision; `vmferry moves show MOVE` tells its state.',
+  ),
   PointOfNoReturn: kind(false, EXIT.conflict, 'The source has released the instance; the move can only go forward.'),
   Internal: kind(true, EXIT.failure, 'This is a defect of vmferry; please report it with the move’s history.'),
 } as const satisfies Record<string, FailureKind>;

@@ -1,0 +1,233 @@
+/** `vmferry moves`: runs of migrate, save and restore, of the past and present. */
+import type { Command } from 'commander';
+import { VmferryError } from '../../workflows/failures.ts';
+import type { MoveProgress, StepRecord } from '../../workflows/contract.ts';
+import type { MoveRow } from '../catalog-queries.ts';
+import { explain } from '../failure.ts';
+import { follow } from '../follow.ts';
+import { formatBytes, formatSeconds, formatTime, parseWhole, short } from '../format.ts';
+import { fields, section, table } from '../output.ts';
+import type { Column } from '../output.ts';
+import { findHost, findMove } from '../resolve.ts';
+import type { FoundMove } from '../resolve.ts';
+import type { Session } from '../session.ts';
+
+export const moveColumns: Column<MoveRow>[] = [
+  { title: 'id', value: ({ id }) => short(id) },
+  { title: 'kind', value: ({ kind }) => kind },
+  { title: 'instance', value: ({ instanceName }) => instanceName },
+  { title: 'from', value: ({ source }) => source },
+  { title: 'to', value: ({ destination }) => destination },
+  { title: 'state', value: ({ outcome, phase }) => outcome ?? phase ?? '' },
+  { title: 'step', value: ({ outcome, step }) => (outcome === null ? (step ?? '') : '') },
+  { title: 'started', value: ({ startedAt }) => formatTime(startedAt) },
+  {
+    title: 'blackout',
+    value: ({ result }) => (result === null ? '' : formatSeconds(result.blackoutSeconds)),
+    align: 'right',
+  },
+  { title: 'sent', value: ({ result }) => (result === null ? '' : formatBytes(result.wireBytes)), align: 'right' },
+];
+
+const MOVE = 'move: id, its beginning, or the instance whose newest move is meant';
+
+export function addMovesCommands(program: Command, session: Session): void {
+  const moves = program.command('moves').description('Watch and steer moves');
+
+  moves
+    .command('list')
+    .description('List the moves, newest first')
+    .option('--instance <id>', 'only those of this instance')
+    .option('--open', 'only those under way')
+    .option('--limit <n>', 'at most so many', '20')
+    .addHelpText('after', '\nExample:\n  vmferry moves list --open --output json')
+    .action(async (options: { instance?: string; open?: boolean; limit: string }) => {
+      const limit = parseWhole(options.limit, '--limit', 1, 10_000);
+      const catalog = await (await session.api()).catalog();
+      const instanceId = options.instance === undefined ? undefined : (await catalog.findInstance(options.instance)).id;
+      const rows = await catalog.moves({
+        limit,
+        openOnly: options.open === true,
+        ...(instanceId === undefined ? {} : { instanceId }),
+      });
+      session.output.listing(section({ kind: 'move', title: 'moves', rows, columns: moveColumns }));
+    });
+
+  moves
+    .command('show')
+    .argument('<move>', MOVE)
+    .description('Show how far a move is, step by step, and what it waits for')
+    .addHelpText('after', '\nExample:\n  vmferry moves show counter --output json')
+    .action((word: string) => show(session, word));
+
+  moves
+    .command('watch')
+    .argument('<move>', MOVE)
+    .description('Watch a move to its end, or until it is parked')
+    .addHelpText(
+      'after',
+      '\nCtrl-C ends the watching, not the move.\n\nExample:\n  vmferry moves watch counter --output jsonl',
+    )
+    .action(async (word: string) => watch(session, await find(session, word)));
+
+  const decision = (
+    name: string,
+    description: string,
+    decide: (found: FoundMove) => Promise<void>,
+    answer: (id: string) => string,
+  ): Command =>
+    moves
+      .command(name)
+      .argument('<move>', MOVE)
+      .description(description)
+      .option('--watch', 'watch it afterwards')
+      .addHelpText('after', `\nExample:\n  vmferry moves ${name} counter --watch`)
+      .action(async (word: string, options: { watch?: boolean }) => {
+        const found = await find(session, word);
+        await decide(found);
+        if (options.watch === true) return watch(session, found);
+        const { runId } = found.running;
+        session.output.answer(answer(short(runId)), { moveId: runId, decision: name });
+      });
+
+  decision(
+    'retry',
+    'Let a parked move try its failed step again',
+    ({ running }) => running.retry(),
+    (id) => `Move ${id} tries again`,
+  );
+  decision(
+    'return',
+    'Let the instance run at its source again',
+    ({ running }) => running.return(),
+    (id) => `Move ${id} returns to its source`,
+  );
+
+  moves
+    .command('readdress')
+    .argument('<move>', MOVE)
+    .argument('<host>', 'new destination: name or fingerprint')
+    .description('Send a parked move to another host; the bulk of its package stays as it is')
+    .option('--watch', 'watch it afterwards')
+    .addHelpText('after', '\nExample:\n  vmferry moves readdress counter gamma --watch')
+    .action(async (word: string, hostWord: string, options: { watch?: boolean }) => {
+      const found = await find(session, word);
+      const host = await findHost(await (await session.api()).catalog(), hostWord);
+      await found.running.readdress(host.id);
+      if (options.watch === true) return watch(session, found);
+      const { runId } = found.running;
+      session.output.answer(`Move ${short(runId)} goes to ${host.id}`, {
+        moveId: runId,
+        decision: 'readdress',
+        destination: host.id,
+      });
+    });
+
+  decision(
+    'cancel',
+    'Cancel a move: before the point of no return the instance runs on at its source',
+    ({ running }) => running.cancel(),
+    (id) => `Move ${id} is asked to stop`,
+  );
+}
+
+async function find(session: Session, word: string): Promise<FoundMove> {
+  const api = await session.api();
+  return findMove(await api.catalog(), await api.temporal(), word);
+}
+
+async function watch(session: Session, { row, running }: FoundMove): Promise<void> {
+  const title =
+    row === null ? `move ${short(running.runId)}` : `${row.instanceName} ${row.source} → ${row.destination}`;
+  const result = await follow(session, running, { title, move: true });
+  session.output.answer(outcomeOf(running.type, result), { moveId: running.runId, ...(result as object) });
+}
+
+/** The sentence that the command which started it would have said. */
+function outcomeOf(type: string, result: unknown): string {
+  const { instanceId, destination, host, packageId } = result as Record<string, string>;
+  if (type === 'save') return `Instance ${instanceId} saved as package ${packageId} on ${host}`;
+  if (type === 'restore') return `Instance ${instanceId} restored on ${destination}`;
+  if (type === 'migrate') return `Instance ${instanceId} migrated to ${destination}`;
+  return `${type} of instance ${instanceId} has ended`;
+}
+
+async function show(session: Session, word: string): Promise<void> {
+  const api = await session.api();
+  const { row, running } = await find(session, word);
+  // What ended long ago may be forgotten by Temporal, and a worker may be away: the catalog's row is shown then.
+  const progress = await progressOf(running);
+  if (row === null && progress === null) {
+    throw new VmferryError('HostUnreachable', 'No control worker answers, and the catalog does not know the move yet');
+  }
+  const failure = row?.failure ?? null;
+  const address =
+    api.profile.ui === null
+      ? null
+      : `${api.profile.ui}/namespaces/${api.profile.temporal.namespace}/workflows/${encodeURIComponent(running.workflowId)}/${running.runId}`;
+  const parked = progress?.phase === 'parked' ? progress.parked : undefined;
+  const text = fields([
+    ['Move', running.runId],
+    ['Kind', running.type],
+    [
+      'Instance',
+      `${progress?.instanceName ?? row?.instanceName ?? ''} (${progress?.instanceId ?? row?.instanceId ?? ''})`,
+    ],
+    ['From', progress?.source ?? row?.source],
+    ['To', progress?.destination ?? row?.destination],
+    ['State', row?.outcome ?? progress?.phase ?? row?.phase],
+    ['Step', (row?.outcome ?? null) === null ? (progress?.step ?? row?.step) : null],
+    ['Waiting for', progress?.waitingFor],
+    ['Parked since', parked === undefined ? null : formatTime(parked.since)],
+    ['Because', parked?.reason ?? (failure === null ? null : failure.message)],
+    [
+      'Choices',
+      parked === undefined
+        ? null
+        : parked.choices.map((choice) => `vmferry moves ${choice} ${short(running.runId)}`).join(', '),
+    ],
+    ['Package', progress?.packageId ?? row?.packageId],
+    ['Package size', sizeOf(progress?.packageBytes ?? row?.result?.packageBytes)],
+    ['Sent', sizeOf(progress?.wireBytes ?? row?.result?.wireBytes)],
+    ['Blackout', secondsOf(progress?.blackoutSeconds ?? row?.result?.blackoutSeconds)],
+    ['Started', timeOf(row?.startedAt)],
+    ['Ended', timeOf(row?.endedAt)],
+    ['Web interface', address],
+  ]);
+  const steps = progress === null ? '' : `\n\nSteps:\n${table(progress.steps, stepColumns).join('\n')}`;
+  session.output.answer(`${text}${steps}`, {
+    moveId: running.runId,
+    kind: running.type,
+    ...row,
+    progress,
+    ui: address,
+  });
+}
+
+const stepColumns: Column<StepRecord>[] = [
+  { title: 'step', value: ({ step }) => step },
+  { title: 'host', value: ({ host }) => host },
+  {
+    title: 'time',
+    value: ({ startedAt, endedAt }) =>
+      endedAt === undefined ? 'under way' : formatSeconds((endedAt - startedAt) / 1000),
+    align: 'right',
+  },
+  { title: 'what', value: ({ summary }) => summary ?? '' },
+];
+
+async function progressOf(running: FoundMove['running']): Promise<MoveProgress | null> {
+  try {
+    return (await running.snapshot()).progress;
+  } catch (error) {
+    if (explain(error).type === 'MoveNotFound') return null;
+    throw error;
+  }
+}
+
+const sizeOf = (bytes: number | undefined): string | null =>
+  bytes === undefined || bytes === 0 ? null : formatBytes(bytes);
+const secondsOf = (seconds: number | undefined): string | null =>
+  seconds === undefined ? null : formatSeconds(seconds);
+const timeOf = (time: Date | null | undefined): string | null =>
+  time === null || time === undefined ? null : formatTime(time);

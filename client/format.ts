@@ -1,0 +1,76 @@
+/** Sizes, times, fingerprints as people read and write them. */
+import { VmferryError } from '../workflows/failures.ts';
+
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'] as const;
+
+/** `1.5 GiB`; whole numbers below 1 KiB. */
+export function formatBytes(bytes: number): string {
+  const power = bytes < 1 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 1024 ** power;
+  return `${power === 0 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[power] ?? 'B'}`;
+}
+
+/**
+ * Reads `256MiB`, `1.5G`, `1073741824`. Powers of 1024 throughout, as libvirt and QEMU have them.
+ *
+ * @throws VmferryError `InvalidInput`
+ */
+export function parseBytes(text: string, option: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?$/i.exec(text.trim());
+  const power = match?.[2] === undefined ? 0 : ' KMGT'.indexOf(match[2].toUpperCase());
+  const bytes = Number(match?.[1]) * 1024 ** power;
+  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+    throw new VmferryError('InvalidInput', `${option} takes a size such as 256MiB, not ${JSON.stringify(text)}`);
+  }
+  return bytes;
+}
+
+/**
+ * @throws VmferryError `InvalidInput`
+ */
+export function parseWhole(text: string, option: string, least: number, most: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(value >= least && value <= most)) {
+    throw new VmferryError(
+      'InvalidInput',
+      `${option} takes a whole number from ${least} to ${most}, not ${JSON.stringify(text)}`,
+    );
+  }
+  return value;
+}
+
+/** `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 03 min`. */
+export function formatSeconds(seconds: number): string {
+  if (seconds < 10) return `${seconds.toFixed(2)} s`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const two = (value: number): string => String(value).padStart(2, '0');
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+/** Fingerprint in groups of four, eight to a line: what people compare by eye. */
+export function formatFingerprint(fingerprint: string): string[] {
+  const groups = fingerprint.match(/.{1,4}/g) ?? [];
+  const lines: string[] = [];
+  for (let at = 0; at < groups.length; at += 8) lines.push(groups.slice(at, at + 8).join(' '));
+  return lines;
+}
+
+/** Without blanks, colons and case: how fingerprints are compared. */
+export function plainFingerprint(text: string): string {
+  return text.replaceAll(/[\s:]/g, '').toUpperCase();
+}
+
+/** The first eight characters of an id, which name it well enough in a table. */
+export function short(id: string): string {
+  return id.slice(0, 8);
+}
+
+/** Local date and time to the second. */
+export function formatTime(time: string | number | Date): string {
+  const date = new Date(time);
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
