@@ -425,6 +425,7 @@ export interface ControlActivities {
     instanceId: InstanceId;
     generation: number;
     bytes: number;
+    sealedAt: string;
     hosts: Host[];
     /** The package from which a saved instance would be continued must not be deleted. */
     needed: boolean;

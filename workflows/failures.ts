@@ -55,6 +55,7 @@ export const FAILURES = {
   InUse: kind(false, EXIT.conflict, 'Delete or move what uses it first.'),
   InstanceBusy: kind(true, EXIT.conflict, 'Wait for the other operation; `vmferry moves list` shows it.'),
   InstanceNotRunning: kind(false, EXIT.conflict, '`vmferry instances show ID` tells its state.'),
+  InstanceRunning: kind(false, EXIT.conflict, 'It runs already; `vmferry instances migrate ID HOST` moves it.'),
 
   // The world around
   HostUnreachable: kind(

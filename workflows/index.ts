@@ -1,0 +1,12 @@
+/** The workflows, by the names under which clients start them (`Workflows` in contract.ts). */
+export { addImage } from './add-image.ts';
+export { deleteImage } from './delete-image.ts';
+export { deleteInstance } from './delete-instance.ts';
+export { deletePackage } from './delete-package.ts';
+export { migrate } from './migrate.ts';
+export { addNode, describeNode } from './nodes.ts';
+export { pull } from './pull.ts';
+export { restore } from './restore.ts';
+export { save } from './save.ts';
+export { spawn } from './spawn.ts';
+export { verifyPackage } from './verify-package.ts';

@@ -1,0 +1,66 @@
+/** The steps at the destination are repeated as a whole when the operator says so, there or elsewhere. */
+import type { HostId } from '../contract.ts';
+import { isCancellation, reasonOf } from '../failing.ts';
+import { onControl } from '../options.ts';
+import type { Move } from './move.ts';
+import { preflightDestination, readdressPackage, reserveAtDestination } from './steps.ts';
+
+/**
+ * Runs the steps from the transfer to the paused restore. Each has been retried for the retry window when it throws: then
+ * `onFailure` applies. Parked, the guest stays stopped and safe in its package until the operator decides.
+ */
+export async function atDestination<T>(move: Move, steps: () => Promise<T>): Promise<T> {
+  let sentElsewhere = false;
+  for (;;) {
+    try {
+      if (sentElsewhere) await prepare(move);
+      sentElsewhere = false;
+      return await steps();
+    } catch (error) {
+      if (isCancellation(error) || move.options.onFailure === 'return') throw error;
+      sentElsewhere = (await parkUntilDecided(move, error)) || sentElsewhere;
+    }
+  }
+}
+
+/** Resolves when the steps are to be tried again; true if at another destination. */
+async function parkUntilDecided(move: Move, cause: unknown): Promise<boolean> {
+  for (;;) {
+    const decision = await move.park(cause);
+    try {
+      if (decision.kind === 'readdress') await redirect(move, decision.destination);
+      move.story.phase('blackout');
+      return decision.kind === 'readdress';
+    } catch (error) {
+      if (isCancellation(error)) throw error;
+      cause = error;
+    }
+  }
+}
+
+async function redirect(move: Move, to: HostId): Promise<void> {
+  const before = move.destination.id;
+  const { destination } = await onControl({ summary: `Send the move to ${to}` }).redirectMove({
+    moveId: move.id,
+    destination: to,
+  });
+  move.redirected(destination);
+  if (before !== destination.id)
+    move.beside(`${before} keeps what the move left there`, () => discardCopy(move, before));
+}
+
+/** What steps 1, 2 and 7 did for the first destination. */
+async function prepare(move: Move): Promise<void> {
+  await readdressPackage(move);
+  await preflightDestination(move);
+  await reserveAtDestination(move);
+}
+
+/** Best effort: a copy without a release never runs, so nothing depends on it. */
+export async function discardCopy(move: Move, host: HostId): Promise<void> {
+  try {
+    await move.call(host, 'Give up the copy', { failing: 15, absent: 0 }, (at) => at.discardCopy(move.ref));
+  } catch (error) {
+    move.story.note(`${host} was not told to give up its copy: ${reasonOf(error).message}`);
+  }
+}

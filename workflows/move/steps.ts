@@ -1,0 +1,368 @@
+/**
+ * The fourteen steps of a move (docs/architecture.md), one function each, in order. A step throws what its host threw
+ * when patience is over; what follows from that is decided in way-back.ts and, for the steps at the destination, in
+ * at-destination.ts.
+ */
+import { CancellationScope } from '@temporalio/workflow';
+import type { ControlActivities, HostId, MoveResult, SaveResult, SignedText } from '../contract.ts';
+import { isCancellation, reasonOf } from '../failing.ts';
+import { onControl } from '../options.ts';
+import type { Move } from './move.ts';
+
+/** Before the steps: what the catalog knows about the request. Changes nothing. */
+export async function plan(move: Move, destination: string | null): Promise<void> {
+  const { kind, instanceId } = move;
+  move.planned(
+    await onControl({ summary: 'Look up instance, image and hosts' }).planMove({ kind, instanceId, destination }),
+  );
+}
+
+/** 1. Everything that can be known to fail, while the guest runs. A missing base image is pulled now. */
+export async function preflight(move: Move): Promise<void> {
+  const { instanceId, kind } = move;
+  const facts = await move.atSource(
+    'preflight',
+    `Can ${move.name} leave ${move.source.id}?`,
+    (source) => source.preflightSource({ instanceId, kind }),
+    (found) => `${bytes(found.memoryBytes)} of RAM, generation ${found.ownedGeneration}`,
+  );
+  move.found(facts);
+  if (!move.atHome) await preflightDestination(move);
+}
+
+/** The second half of step 1; again when the move is sent elsewhere. */
+export async function preflightDestination(move: Move): Promise<void> {
+  const { instanceId, image, source, destination, imageHosts } = move;
+  const { facts } = move;
+  const { imageMissing } = await move.atDestination(
+    'preflight',
+    `Can ${move.name} run on ${destination.id}?`,
+    (host) => host.preflightDestination({ instanceId, facts, imageId: image.id, source: source.record }),
+    (answer) => (answer.imageMissing ? 'yes, once it has the base image' : 'yes'),
+  );
+  if (!imageMissing) return;
+  await move.atDestination(
+    'pullImage',
+    `Fetch the base image ${image.name}`,
+    (host) => host.pullImage({ image, sources: imageHosts.map(({ record }) => record) }),
+    (pulled) => bytes(pulled.bytes),
+  );
+  move.beside('The catalog was not told of the pulled image', () =>
+    onControl({ patience: 'for ever', summary: `${destination.id} holds the base image now` }).recordImage({
+      image,
+      host: destination.id,
+    }),
+  );
+}
+
+/** 2. Generation and address in the catalog; DHCP entry and anti-spoofing rule at the destination, ahead of the blackout. */
+export async function reserve(move: Move): Promise<void> {
+  const { id: moveId, kind, instanceId, packageId, destination } = move;
+  const { ownedGeneration } = move.facts;
+  await move.story.step('reserve', 'control', async () => {
+    move.reserved = true;
+    const { address } = await onControl({ summary: `Open the move as generation ${ownedGeneration + 1}` }).reserveMove({
+      moveId,
+      kind,
+      instanceId,
+      packageId,
+      destination: destination.id,
+      ownedGeneration,
+    });
+    move.address = address;
+  });
+  if (kind !== 'save') await reserveAtDestination(move);
+}
+
+/** The second half of step 2; again when the move is sent elsewhere. */
+export async function reserveAtDestination(move: Move): Promise<void> {
+  const { name, address } = move;
+  move.prepared = true;
+  await move.atDestination(
+    'reserve',
+    `Expect ${name} as ${address.ip}`,
+    (host) => host.reserve({ ...move.ref, name, address }),
+    () => address.ip,
+  );
+}
+
+/** 3. Notice to the guest. A guest that does not hear is moved all the same. */
+export async function announceMove(move: Move): Promise<void> {
+  const { source, destination } = move;
+  const nothingToWaitFor = { failing: 0, absent: 0 };
+  try {
+    await move.story.step(
+      'announceMove',
+      source.id,
+      () =>
+        move.call(source.id, 'Tell the guest', nothingToWaitFor, (host) =>
+          host.announceMove({ ...move.ref, destination: destination.id }),
+        ),
+      ({ acknowledged }) => (acknowledged ? 'the guest is ready' : 'the guest did not answer'),
+    );
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    move.story.note(`The guest could not be told: ${reasonOf(error).message}`);
+  }
+}
+
+/** 4. The guest is suspended, then its RAM and CPU state written to a file. The blackout begins. */
+export async function saveInstance(move: Move): Promise<void> {
+  move.blackoutBegins();
+  const saved = await move.atSource(
+    'saveInstance',
+    `Suspend ${move.name}, write its RAM and CPU state`,
+    (source) => source.saveInstance(move.ref),
+    ({ saveBytes }) => bytes(saveBytes),
+  );
+  move.stopped(saved.stoppedMillis);
+}
+
+/** 5. A private copy of the overlay, its backing path made relative. */
+export async function rebaseOverlay(move: Move): Promise<void> {
+  await move.atSource(
+    'rebaseOverlay',
+    'Copy the disk overlay, make its backing path relative',
+    (source) => source.rebaseOverlay(move.ref),
+    (overlay) => bytes(overlay.bytes),
+  );
+}
+
+/** 6. Members become streams of compressed segments. */
+export async function buildPackage(move: Move): Promise<void> {
+  const { compressionLevel } = move.options;
+  await move.atSource(
+    'buildPackage',
+    `Compress with zstd level ${compressionLevel}`,
+    (source) => source.buildPackage({ ...move.ref, compressionLevel }),
+    ({ plainBytes, packedBytes }) => `${bytes(plainBytes)} to ${bytes(packedBytes)}`,
+  );
+}
+
+/** 7. Segments are sealed, the origin record signed. At home the package stays with the source alone. */
+export async function encryptPackage(move: Move): Promise<void> {
+  const { source, destination, atHome, instanceId } = move;
+  const sealed = await move.atSource(
+    'encryptPackage',
+    atHome ? `Seal for ${source.id} itself, and sign` : `Seal for ${destination.id}, and sign`,
+    (host) => host.encryptPackage({ ...move.ref, destination: atHome ? null : destination.record }),
+    (facts) => `package of ${bytes(facts.bytes)}`,
+  );
+  move.story.progress.packageBytes = sealed.bytes;
+  move.beside('The catalog was not told of the package', () =>
+    onControl({ patience: 'for ever', summary: `A package was sealed on ${source.id}` }).recordPackage({
+      packageId: sealed.packageId,
+      instanceId,
+      generation: sealed.generation,
+      host: source.id,
+      bytes: sealed.bytes,
+      sealedAt: sealed.sealedAt,
+    }),
+  );
+}
+
+/** 7 again, for a package that is sealed already: another envelope, the bulk as it is. */
+export async function readdressPackage(move: Move): Promise<void> {
+  const { packageId, instanceId, destination } = move;
+  await move.atSource(
+    'encryptPackage',
+    `Address the package to ${destination.id}`,
+    (source) => source.readdressPackage({ packageId, instanceId, destination: destination.record }),
+    () => `addressed to ${destination.id}`,
+  );
+}
+
+/** 8. Ciphertext goes over; what arrived before is kept. */
+export async function transferPackage(move: Move): Promise<void> {
+  const { source } = move;
+  const { wireBytes, packageBytes } = await move.atDestination(
+    'transferPackage',
+    `Fetch the package from ${source.id}`,
+    (destination) => destination.transferPackage({ ...move.ref, source: source.record }),
+    (sent) => `${bytes(sent.wireBytes)} over the wire`,
+  );
+  move.story.progress.wireBytes += wireBytes;
+  move.story.progress.packageBytes = packageBytes;
+}
+
+/** 9. Signatures and trust are verified, then the package is decrypted and unpacked into a folder of this move. */
+export async function openPackage(move: Move): Promise<void> {
+  const { source } = move;
+  await move.atDestination(
+    'openPackage',
+    'Verify, decrypt and unpack',
+    (destination) => destination.openPackage({ ...move.ref, source: source.record }),
+    (opened) => bytes(opened.bytes),
+  );
+}
+
+/** 10. Domain XML and save-file header are made to fit the host. */
+export async function rewriteXml(move: Move): Promise<void> {
+  const { address } = move;
+  await move.atDestination('rewriteXml', `Fit the domain XML to ${move.destination.id}`, (destination) =>
+    destination.rewriteXml({ ...move.ref, address }),
+  );
+}
+
+/** 11. Restored from a fresh copy of what was packed, vCPUs stopped. The receipt says so. */
+export async function restoreInstance(move: Move): Promise<SignedText> {
+  const { receipt } = await move.atDestination(
+    'restoreInstance',
+    `Restore ${move.name}, paused`,
+    (destination) => destination.restoreInstance(move.ref),
+    () => 'paused, receipt signed',
+  );
+  return receipt;
+}
+
+/**
+ * 12. The source gives the instance away, in exchange for the receipt. The point of no return: once the call is made,
+ * only the source knows whether it decided, so it is asked until it answers. A refusal is its decision too: nothing was
+ * released, and the instance goes back.
+ */
+export async function releaseInstance(move: Move, receipt: SignedText): Promise<SignedText> {
+  const { source, destination } = move;
+  move.pointOfNoReturn(`${source.id} releases the instance to ${destination.id}; from then on it belongs there`);
+  try {
+    const { release } = await move.shielded(
+      'releaseInstance',
+      source.id,
+      `Give ${move.name} to ${destination.id}: the point of no return`,
+      (host) => host.releaseInstance({ ...move.ref, receipt, destination: destination.record }),
+      () => `belongs to ${destination.id} now`,
+    );
+    return release;
+  } catch (error) {
+    move.beyondReturn = null;
+    throw error;
+  }
+}
+
+/** 13. Given the release, the vCPUs run. The blackout ends. */
+export async function resumeInstance(move: Move, release: SignedText): Promise<void> {
+  const { source, destination } = move;
+  await move.unfailing(
+    'resumeInstance',
+    destination.id,
+    `Let ${move.name} run`,
+    (host) => host.resumeInstance({ ...move.ref, release, source: source.record }),
+    () => 'the guest runs',
+  );
+  move.blackoutEnds();
+}
+
+/** 14. The catalog learns the end, both hosts clear up. A host that is absent now is waited for; the guest runs. */
+export async function settleMove(move: Move): Promise<MoveResult> {
+  const { source, destination, packageId } = move;
+  move.story.phase('settling');
+  const result = resultOf(move);
+  move.beside('The catalog was not told that the package arrived', async () => {
+    const catalog = onControl({ patience: 'for ever', summary: `The package is on ${destination.id} too` });
+    await catalog.recordPackage({ ...(await catalog.findPackage({ packageId })), host: destination.id });
+  });
+  await move.story.step('settleMove', 'control', () =>
+    Promise.all([
+      closeMove(move, { outcome: 'moved', owner: destination.id, generation: move.ref.generation, result }),
+      clearUp(move, destination.id, 'destination', 'moved'),
+      clearUp(move, source.id, 'source', 'moved'),
+    ]),
+  );
+  move.story.phase('moved');
+  return result;
+}
+
+/** 14 of a save: the package is kept, the instance is down and still the source's. */
+export async function settleSave(move: Move): Promise<SaveResult> {
+  const { source, instanceId, packageId, facts } = move;
+  move.pointOfNoReturn(`the instance is saved on ${source.id}; \`restore\` continues it`);
+  await CancellationScope.nonCancellable(() =>
+    move.story.step('settleMove', 'control', () =>
+      Promise.all([
+        clearUp(move, source.id, 'source', 'saved'),
+        closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration }),
+      ]),
+    ),
+  );
+  move.story.phase('moved');
+  return { instanceId, packageId, host: source.id, packageBytes: move.story.progress.packageBytes };
+}
+
+/** 11 to 13 of a restore by the owner: it takes the instance back to itself, and runs it from the opened package. */
+export async function runAtHome(move: Move): Promise<void> {
+  const { source, name } = move;
+  move.pointOfNoReturn(`${source.id} takes the instance back to itself and runs it`);
+  await move.unfailing(
+    'returnInstance',
+    source.id,
+    `Run ${name} from its package`,
+    (host) => host.returnInstance(move.ref),
+    ({ how }) => how,
+  );
+  move.blackoutEnds();
+}
+
+/** 14 of a restore by the owner. */
+export async function settleAtHome(move: Move): Promise<MoveResult> {
+  const { source } = move;
+  move.story.phase('settling');
+  const result = resultOf(move);
+  await move.story.step('settleMove', 'control', () =>
+    Promise.all([
+      clearUp(move, source.id, 'source', 'returned'),
+      closeMove(move, { outcome: 'returned', owner: source.id, generation: move.ref.generation, result }),
+    ]),
+  );
+  move.story.phase('moved');
+  return result;
+}
+
+/** Part of step 14, and of the way back: the host removes what only this move needed. */
+export async function clearUp(
+  move: Move,
+  host: HostId,
+  role: 'source' | 'destination',
+  outcome: 'moved' | 'returned' | 'saved',
+): Promise<void> {
+  await move.callForEver(host, 'Remove what only the move needed', (at) =>
+    at.settleMove({ ...move.ref, role, outcome }),
+  );
+}
+
+/** Part of step 14, and of the way back: the catalog's last word on the move, after all others. */
+export async function closeMove(
+  move: Move,
+  end: Omit<Parameters<ControlActivities['closeMove']>[0], 'moveId'>,
+): Promise<void> {
+  await move.besideDone();
+  await CancellationScope.nonCancellable(() =>
+    onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` }).closeMove({
+      moveId: move.id,
+      ...end,
+    }),
+  );
+}
+
+function resultOf(move: Move): MoveResult {
+  const { blackoutSeconds = 0, packageBytes, wireBytes } = move.story.progress;
+  return {
+    moveId: move.id,
+    instanceId: move.instanceId,
+    packageId: move.packageId,
+    source: move.source.id,
+    destination: move.destination.id,
+    generation: move.ref.generation,
+    address: move.address,
+    stepSeconds: move.story.stepSeconds(),
+    blackoutSeconds,
+    totalSeconds: (Date.now() - move.startedAt) / 1000,
+    packageBytes,
+    wireBytes,
+  };
+}
+
+/** In the units of people: 10^6 bytes are one MB. */
+function bytes(count: number): string {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(2)} GB`;
+  if (count >= 1e6) return `${(count / 1e6).toFixed(1)} MB`;
+  return `${(count / 1e3).toFixed(1)} kB`;
+}

@@ -1,0 +1,178 @@
+/**
+ * What a move tells while it goes on: to programs by the progress query, to people in the Temporal UI by the current
+ * details, to searches by the attributes. Nothing here decides anything.
+ */
+import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import {
+  searchAttributes,
+  type Host,
+  type HostId,
+  type MovePhase,
+  type MoveProgress,
+  type StepRecord,
+} from '../contract.ts';
+import { reasonOf } from '../failing.ts';
+
+const TITLES: Record<MovePhase, string> = {
+  preparing: 'is being prepared; the guest runs',
+  blackout: 'goes on; the guest is stopped',
+  waiting: 'waits for a host',
+  parked: 'is parked: decide with `retry`, `return` or `readdress`',
+  returning: 'goes back to its source',
+  settling: 'is done; clearing up',
+  moved: 'is done',
+  returned: 'was returned',
+  failed: 'failed',
+};
+
+export class Story {
+  readonly progress: MoveProgress;
+  readonly #what: string;
+  readonly #onPhase: (phase: MovePhase) => void;
+  readonly #notes: string[] = [];
+  #phaseBeforeWaiting: MovePhase = 'preparing';
+
+  /** `onPhase` is told of every phase but the first. */
+  constructor(
+    kind: string,
+    ids: Pick<MoveProgress, 'moveId' | 'instanceId' | 'packageId'>,
+    onPhase: (phase: MovePhase) => void,
+  ) {
+    this.#what = kind === 'migrate' ? 'Move' : kind === 'save' ? 'Save' : 'Restore';
+    this.#onPhase = onPhase;
+    this.progress = {
+      ...ids,
+      instanceName: '',
+      source: '',
+      destination: '',
+      generation: 0,
+      phase: 'preparing',
+      step: null,
+      steps: [],
+      packageBytes: 0,
+      wireBytes: 0,
+    };
+    upsertSearchAttributes([
+      { key: searchAttributes.instance, value: ids.instanceId },
+      { key: searchAttributes.phase, value: 'preparing' },
+    ]);
+    this.#publish();
+  }
+
+  /** Who moves, from where, and where to; told again when the move is sent elsewhere. */
+  route(instanceName: string, source: Host, destination: Host): void {
+    Object.assign(this.progress, { instanceName, source: source.id, destination: destination.id });
+    upsertSearchAttributes([
+      { key: searchAttributes.source, value: source.id },
+      { key: searchAttributes.destination, value: destination.id },
+    ]);
+    this.#publish();
+  }
+
+  phase(phase: MovePhase): void {
+    if (phase === this.progress.phase) return;
+    this.progress.phase = phase;
+    upsertSearchAttributes([{ key: searchAttributes.phase, value: phase }]);
+    this.#publish();
+    this.#onPhase(phase);
+  }
+
+  /** Runs one step and keeps its record. `told` says for people what it did. */
+  async step<T>(
+    step: StepRecord['step'],
+    host: StepRecord['host'],
+    run: () => Promise<T>,
+    told?: (result: T) => string,
+  ): Promise<T> {
+    const record: StepRecord = { step, host, startedAt: Date.now() };
+    this.progress.steps.push(record);
+    this.progress.step = step;
+    this.#publish();
+    try {
+      const result = await run();
+      if (told) record.summary = told(result);
+      return result;
+    } catch (error) {
+      const { type, message } = reasonOf(error);
+      record.summary = `${type}: ${message}`;
+      throw error;
+    } finally {
+      record.endedAt = Date.now();
+      if (this.progress.step === step) this.progress.step = null;
+      this.#publish();
+    }
+  }
+
+  /** A host worker is absent. On the way back and while settling the phase goes on to say so. */
+  waiting(host: HostId): void {
+    this.progress.waitingFor = host;
+    this.#phaseBeforeWaiting = this.progress.phase;
+    if (this.progress.phase === 'preparing' || this.progress.phase === 'blackout') this.phase('waiting');
+    this.#publish();
+  }
+
+  waitingOver(): void {
+    delete this.progress.waitingFor;
+    if (this.progress.phase === 'waiting') this.phase(this.#phaseBeforeWaiting);
+    this.#publish();
+  }
+
+  parked(failure: unknown): void {
+    const { type, message } = reasonOf(failure);
+    this.progress.parked = {
+      failure: type,
+      reason: message,
+      since: Date.now(),
+      choices: ['retry', 'return', 'readdress'],
+    };
+    this.phase('parked');
+  }
+
+  unparked(): void {
+    delete this.progress.parked;
+    this.#publish();
+  }
+
+  /** Something worth knowing that changes nothing. */
+  note(text: string): void {
+    this.#notes.push(`${clock(Date.now())} ${text}`);
+    if (this.#notes.length > 20) this.#notes.shift();
+    this.#publish();
+  }
+
+  /** The guest runs again. */
+  blackoutEnded(seconds: number): void {
+    this.progress.blackoutSeconds = seconds;
+    this.#publish();
+  }
+
+  /** Seconds of each step, repetitions together. */
+  stepSeconds(): Record<string, number> {
+    const seconds: Record<string, number> = {};
+    for (const { step, startedAt, endedAt } of this.progress.steps) {
+      if (endedAt !== undefined) seconds[step] = (seconds[step] ?? 0) + (endedAt - startedAt) / 1000;
+    }
+    return seconds;
+  }
+
+  #publish(): void {
+    setCurrentDetails(markdown(this.#what, this.progress, this.#notes));
+  }
+}
+
+function markdown(what: string, progress: MoveProgress, notes: string[]): string {
+  const { instanceName, instanceId, source, destination, phase, parked, waitingFor, blackoutSeconds } = progress;
+  const route = source === destination ? `on **${source}**` : `from **${source}** to **${destination}**`;
+  const lines = [`${what} of **${instanceName || instanceId}**${source && ` ${route}`} ${TITLES[phase]}.`, ''];
+  if (parked) lines.push(`Since ${clock(parked.since)}: ${parked.failure}: ${parked.reason}`, '');
+  if (waitingFor) lines.push(`The worker of **${waitingFor}** is absent; this goes on when it is back.`, '');
+  if (blackoutSeconds !== undefined) lines.push(`Blackout: ${blackoutSeconds.toFixed(2)} s.`, '');
+  for (const { step, host, startedAt, endedAt, summary } of progress.steps) {
+    const time = endedAt === undefined ? `since ${clock(startedAt)}` : `${((endedAt - startedAt) / 1000).toFixed(2)} s`;
+    lines.push(`1. \`${step}\` on ${host}: ${time}${summary ? ` · ${summary}` : ''}`);
+  }
+  if (notes.length > 0) lines.push('', ...notes.map((note) => `- ${note}`));
+  return lines.join('\n');
+}
+
+const clock = (time: number): string => new Date(time).toISOString().slice(11, 19);

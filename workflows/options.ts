@@ -1,0 +1,150 @@
+/**
+ * How workflows call activities: one table of options by duration class, and typed proxies made from it.
+ *
+ * `onHost('alpha').saveInstance(…)` runs on the worker of alpha; `onControl().planMove(…)` on any control worker. What
+ * they throw has a type of failures.ts (see failing.ts).
+ */
+import { ActivityCancellationType, scheduleActivity, type ActivityOptions } from '@temporalio/workflow';
+import { CONTROL_QUEUE, hostQueue, type ControlActivities, type HostActivities, type HostId } from './contract.ts';
+import { understood } from './failing.ts';
+
+/** Seconds during which a failing call is repeated, or without limit. */
+export type Patience = number | 'for ever';
+
+export interface CallOptions {
+  /** One line for the history: what this call is for. */
+  summary?: string;
+  /** Default: what fits a command that somebody waits for. */
+  patience?: Patience;
+  /** Seconds until a worker that takes nothing counts as absent; null: the call stays in the queue until it is back. */
+  absentAfter?: number | null;
+}
+
+/** Nobody polls the queue of a host whose worker is down; only this limit tells. */
+export const ABSENT_AFTER = 20;
+
+/** For commands other than moves: long enough for a worker to be started again, short enough to wait for. */
+const COMMAND_PATIENCE = 60;
+
+const FIRST_RETRY = 0.5;
+const LAST_RETRY = 15;
+
+/**
+ * Classes of duration. A killed worker is noticed by the missing heartbeat or, where there is none, when the time is
+ * over: so what may take longer than half a minute tells that it lives.
+ *
+ * A cancelled call is waited for only where the way back begins with what it leaves behind: on the source. Nothing that
+ * goes on elsewhere can hold up the return, since without a release no copy runs.
+ */
+const DURATIONS = {
+  /** Small changes, some of them in the blackout. */
+  prompt: { startToCloseTimeout: '30s', cancellationType: ActivityCancellationType.TRY_CANCEL },
+  /** Looks into files and asks libvirt. */
+  quick: { startToCloseTimeout: '60s', cancellationType: ActivityCancellationType.TRY_CANCEL },
+  /** Works on RAM and disks of a guest. */
+  long: {
+    startToCloseTimeout: '6h',
+    heartbeatTimeout: '10s',
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+  },
+  /** Fetches over the network, or works on what was fetched; any number of hours. */
+  remote: {
+    startToCloseTimeout: '30 days',
+    heartbeatTimeout: '10s',
+    cancellationType: ActivityCancellationType.TRY_CANCEL,
+  },
+} as const satisfies Record<string, ActivityOptions>;
+
+const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
+  describeHost: 'quick',
+  keepRecord: 'prompt',
+  addImage: 'long',
+  pullImage: 'remote',
+  deleteImage: 'quick',
+  spawnInstance: 'long',
+  deleteInstance: 'quick',
+  preflightSource: 'quick',
+  preflightDestination: 'quick',
+  reserve: 'prompt',
+  announceMove: 'quick',
+  saveInstance: 'long',
+  rebaseOverlay: 'long',
+  buildPackage: 'long',
+  encryptPackage: 'long',
+  readdressPackage: 'prompt',
+  transferPackage: 'remote',
+  openPackage: 'remote',
+  rewriteXml: 'prompt',
+  restoreInstance: 'remote',
+  releaseInstance: 'prompt',
+  resumeInstance: 'long',
+  settleMove: 'quick',
+  returnInstance: 'long',
+  discardCopy: 'quick',
+  verifyPackage: 'long',
+  pullPackage: 'remote',
+  sharePackage: 'prompt',
+  deletePackage: 'quick',
+};
+
+/** The activities of one host's worker. Throws HostUnreachable if it is absent or stops answering. */
+export function onHost(host: HostId, call: CallOptions = {}): HostActivities {
+  const { absentAfter = ABSENT_AFTER } = call;
+  return proxy<HostActivities>(host, (activity) => ({
+    ...DURATIONS[HOST_ACTIVITIES[activity]],
+    ...common(call),
+    taskQueue: hostQueue(host),
+    ...(absentAfter !== null && { scheduleToStartTimeout: absentAfter * 1000 }),
+  }));
+}
+
+/** The catalog activities. They share a worker with the workflow itself, so nobody is ever absent. */
+export function onControl(call: CallOptions = {}): ControlActivities {
+  return proxy<ControlActivities>('control', () => ({
+    startToCloseTimeout: '30s',
+    cancellationType: ActivityCancellationType.TRY_CANCEL,
+    ...common(call),
+    taskQueue: CONTROL_QUEUE,
+  }));
+}
+
+/** Which failures are not repeated is said by each failure itself: workers read it from the table in failures.ts. */
+function common({ summary, patience = COMMAND_PATIENCE }: CallOptions): ActivityOptions {
+  return {
+    ...(summary !== undefined && { summary }),
+    retry: {
+      initialInterval: FIRST_RETRY * 1000,
+      backoffCoefficient: 2,
+      maximumInterval: LAST_RETRY * 1000,
+      ...(patience !== 'for ever' && { maximumAttempts: attemptsWithin(patience) }),
+    },
+  };
+}
+
+/**
+ * How many attempts fill this many seconds with their waits. Counted in waits rather than by schedule-to-close, because
+ * time in which a step works must not count: a transfer of hours may well fail once at its end.
+ */
+export function attemptsWithin(seconds: number): number {
+  let attempts = 1;
+  let wait = FIRST_RETRY;
+  for (let left = seconds - wait; left >= 0; left -= wait) {
+    attempts++;
+    wait = Math.min(wait * 2, LAST_RETRY);
+  }
+  return attempts;
+}
+
+function proxy<A extends object>(where: string, optionsOf: (activity: keyof A & string) => ActivityOptions): A {
+  return new Proxy({} as A, {
+    get: (_, activity: keyof A & string) => {
+      return async (...input: unknown[]) => {
+        try {
+          return await scheduleActivity(activity, input, optionsOf(activity));
+        } catch (error) {
+          throw understood(error, where, activity);
+        }
+      };
+    },
+  });
+}

@@ -1,0 +1,55 @@
+import type { MoveResult, RestoreInput } from './contract.ts';
+import { atDestination } from './move/at-destination.ts';
+import { Move } from './move/move.ts';
+import {
+  openPackage,
+  plan,
+  preflight,
+  readdressPackage,
+  releaseInstance,
+  reserve,
+  restoreInstance,
+  resumeInstance,
+  rewriteXml,
+  runAtHome,
+  settleAtHome,
+  settleMove,
+  transferPackage,
+} from './move/steps.ts';
+import { withWayBack } from './move/way-back.ts';
+
+/**
+ * Continues a saved instance from its package. The owner needs nobody for it; another host gets the instance as in a
+ * move: in exchange for its receipt, by a release. Until then a failure leaves the instance saved as it was.
+ */
+export async function restore(input: RestoreInput): Promise<MoveResult> {
+  const move = new Move('restore', input);
+
+  return await withWayBack(move, async () => {
+    await plan(move, input.destination ?? null);
+
+    await preflight(move);
+    await reserve(move);
+    return await (move.atHome ? continueAtHome(move) : continueElsewhere(move));
+  });
+}
+
+async function continueAtHome(move: Move): Promise<MoveResult> {
+  await openPackage(move);
+  await rewriteXml(move);
+  await runAtHome(move);
+  return await settleAtHome(move);
+}
+
+async function continueElsewhere(move: Move): Promise<MoveResult> {
+  await readdressPackage(move);
+  const receipt = await atDestination(move, async () => {
+    await transferPackage(move);
+    await openPackage(move);
+    await rewriteXml(move);
+    return await restoreInstance(move);
+  });
+  const release = await releaseInstance(move, receipt);
+  await resumeInstance(move, release);
+  return await settleMove(move);
+}

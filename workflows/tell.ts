@@ -1,0 +1,17 @@
+/** The short workflows' share of the story: one line in the Temporal UI, and the attributes to find them by. */
+import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import { searchAttributes, type HostId, type InstanceId } from './contract.ts';
+
+/** `details` is Markdown. */
+export function describe(
+  details: string,
+  found: { instance?: InstanceId; source?: HostId; destination?: HostId } = {},
+): void {
+  setCurrentDetails(details);
+  const { instance, source, destination } = found;
+  upsertSearchAttributes([
+    ...(instance === undefined ? [] : [{ key: searchAttributes.instance, value: instance }]),
+    ...(source === undefined ? [] : [{ key: searchAttributes.source, value: source }]),
+    ...(destination === undefined ? [] : [{ key: searchAttributes.destination, value: destination }]),
+  ]);
+}
