@@ -1,0 +1,207 @@
+/** One simulated host: its disk, its namespaces, its daemons. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { appendFile, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
+import { writeDurable } from '../../activities/records/durable.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+import { end, find, namespaceOf, startDaemon, type Argv, type Daemon, type Process } from './processes.ts';
+
+export const REPOSITORY = join(import.meta.dirname, '../..');
+
+/** Where the guest image lies, as the hosts see it. */
+export const GUEST_DIRECTORY = '/var/lib/guest';
+
+/** Names of the simulated hosts, in order. */
+export const HOST_NAMES = [
+  'alpha',
+  'beta',
+  'gamma',
+  'delta',
+  'epsilon',
+  'zeta',
+  'eta',
+  'theta',
+  'iota',
+  'kappa',
+] as const;
+
+/** Daemons that can be killed and started one by one. */
+export type HostDaemon = 'worker' | 'libvirtd' | 'virtlogd';
+
+export interface HostSettings {
+  /** On the outer network. */
+  address: string;
+  /** Everybody's names and addresses there. */
+  neighbours: Record<string, string>;
+  /** Address of Temporal as the host reaches it; null for a bare host. */
+  temporal: string | null;
+  location: string;
+}
+
+export class Host {
+  readonly name: string;
+  /** The host's disk: its /etc and /var, which outlive a power loss. */
+  readonly disk: string;
+  readonly #testbed: string;
+
+  constructor(testbed: string, name: string) {
+    this.name = name;
+    this.disk = join(testbed, name);
+    this.#testbed = testbed;
+  }
+
+  /** The host's PID 1, seen from outside; null while the host is off. */
+  get init(): Process | null {
+    return find(this.#testbed, `${this.name}/host`);
+  }
+
+  /** Path on the machine of a file below the host's /etc or /var. */
+  outside(path: string): string {
+    return join(this.disk, path);
+  }
+
+  /** The log of a daemon, on the machine. */
+  log(what: HostDaemon | 'host'): string {
+    return what === 'host' ? join(this.disk, 'host.log') : this.outside(`/var/log/vmferry/${what}.log`);
+  }
+
+  /** The command that runs `command` on this host. Throws HostUnreachable while the host is off. */
+  enter(command: Argv): Argv {
+    const init = this.init;
+    if (!init) throw new VmferryError('HostUnreachable', `The simulated host ${this.name} is off`);
+    return ['nsenter', '-t', String(init.pid), '-m', '-n', '-u', '-p', '--', ...command];
+  }
+
+  /** Runs a command on this host to its end. Throws CommandFailed as `run` does. */
+  exec(command: Argv, options?: RunOptions): Promise<RunResult> {
+    const [program, ...args] = this.enter(command);
+    return run(program, args, options);
+  }
+
+  /** Writes the host's disk as it is before its first boot, and its configuration. */
+  async install(settings: HostSettings): Promise<void> {
+    const etc = this.outside('/etc');
+    if (!existsSync(join(this.disk, 'installed'))) {
+      await rm(etc, { recursive: true, force: true });
+      await mkdir(this.outside('/var/log/vmferry'), { recursive: true });
+      await mkdir(this.outside('/var/lib/vmferry'), { recursive: true });
+      await mkdir(etc, { recursive: true });
+      await copyEtc(etc);
+      await configureLibvirt(join(etc, 'libvirt'), `${this.#testbed}/${this.name}`);
+      await writeFile(join(this.disk, 'installed'), '');
+    }
+    await writeFile(join(etc, 'hostname'), `${this.name}\n`);
+    await writeFile(
+      join(etc, 'hosts'),
+      ['127.0.0.1 localhost', ...Object.entries(settings.neighbours).map(([name, ip]) => `${ip} ${name}`), ''].join(
+        '\n',
+      ),
+    );
+    if (settings.temporal === null) return;
+    await mkdir(join(etc, 'vmferry'), { recursive: true });
+    const configuration = {
+      name: this.name,
+      stateDirectory: '/var/lib/vmferry',
+      libvirtUri: 'qemu:///system',
+      temporal: { address: settings.temporal, namespace: 'default' },
+      listen: '0.0.0.0:7443',
+      addresses: [`${settings.address}:7443`],
+      location: settings.location,
+      poolKeyFile: '/etc/vmferry/pool.pub',
+    };
+    await writeDurable(join(etc, 'vmferry/host.json'), `${JSON.stringify(configuration, null, 2)}\n`);
+  }
+
+  /** Starts the namespaces and the process that holds them; no daemon yet. No-op while the host is on. */
+  boot(guest: string): Promise<Process> {
+    return startDaemon({
+      directory: this.#testbed,
+      part: `${this.name}/host`,
+      command: ['bash', join(import.meta.dirname, 'init.sh'), this.name, this.disk, guest, this.#testbed, REPOSITORY],
+      within: (launched) => ['unshare', ...NAMESPACES, '--', ...launched],
+      log: this.log('host'),
+      ready: /^ready$/m,
+    });
+  }
+
+  /** Starts libvirtd (and virtlogd, on which it depends) and waits until it answers. No-op for what runs. */
+  async startLibvirt(): Promise<void> {
+    const socket = `/proc/${this.init?.pid}/root/run/libvirt/virtlogd-sock`;
+    await this.#start('virtlogd', ['virtlogd'], () => Promise.resolve(existsSync(socket)));
+    const question = ['virsh', '--quiet', '--connect', 'qemu:///system', 'uri'] as const;
+    await this.#start('libvirtd', ['libvirtd'], async () => {
+      return (await this.exec(question, { okExitCodes: [0, 1] })).exitCode === 0;
+    });
+  }
+
+  /** Starts the host worker and waits until it polls. No-op while it runs. */
+  async startWorker(): Promise<void> {
+    const program = join(REPOSITORY, 'workers/host.ts');
+    await this.#start('worker', [process.execPath, program, '--config', '/etc/vmferry/host.json'], /^ready\b/m);
+  }
+
+  /** Fingerprint of the host's key, read on the host itself. */
+  async fingerprint(): Promise<string> {
+    const program = join(REPOSITORY, 'workers/host.ts');
+    const command = [process.execPath, program, '--config', '/etc/vmferry/host.json', '--print-fingerprint'] as const;
+    return (await this.exec(command)).stdout.trim();
+  }
+
+  daemon(what: HostDaemon): Process | null {
+    return find(this.#testbed, `${this.name}/${what}`);
+  }
+
+  /** The QEMU processes of this host. */
+  qemus(): Process[] {
+    const init = this.init;
+    return init ? namespaceOf(init).filter((process) => process.program.startsWith('qemu-system-')) : [];
+  }
+
+  /** A power loss: every process of the host ends at once. */
+  async powerOff(): Promise<void> {
+    const init = this.init;
+    // The kernel ends all others of the PID namespace before PID 1 is gone.
+    if (init) await end([init]);
+  }
+
+  #start(what: HostDaemon, command: Argv, ready: Daemon['ready']): Promise<Process> {
+    return startDaemon({
+      directory: this.#testbed,
+      part: `${this.name}/${what}`,
+      command,
+      // setsid --fork leaves the daemon to the host's own PID 1, which reaps it.
+      within: (launched) => this.enter(['setsid', '--fork', ...launched]),
+      log: this.log(what),
+      ready,
+    });
+  }
+}
+
+const NAMESPACES = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc'];
+
+/** What of the machine's /etc is no business of a host: secrets, and services that it does not run. */
+const NOT_COPIED = /^(shadow|gshadow|subuid|subgid|sudoers|ssh|systemd|vmferry|postgresql)/;
+
+async function copyEtc(target: string): Promise<void> {
+  const entries = (await readdir('/etc')).filter((name) => !NOT_COPIED.test(name));
+  await run('cp', ['--archive', `--target-directory=${target}`, ...entries.map((name) => join('/etc', name))]);
+  // May be a link into the machine's /run. Hosts have no name server: everything they need is in /etc/hosts.
+  await rm(join(target, 'resolv.conf'), { force: true });
+  await writeFile(join(target, 'resolv.conf'), '');
+}
+
+/** libvirt as on a Debian host, except for what one machine cannot give to several. */
+async function configureLibvirt(directory: string, identity: string): Promise<void> {
+  const networks = join(directory, 'qemu');
+  await rm(networks, { recursive: true, force: true });
+  // Without firmware tables of its own, each host must be told who it is: libvirt compares this in a migration.
+  const digest = createHash('sha256').update(identity).digest('hex');
+  const uuid = `${digest.slice(0, 8)}-${digest.slice(8, 12)}-4${digest.slice(13, 16)}-8${digest.slice(17, 20)}-${digest.slice(20, 32)}`;
+  await appendFile(
+    join(directory, 'libvirtd.conf'),
+    `\nhost_uuid = "${uuid}"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n`,
+  );
+  await appendFile(join(directory, 'qemu.conf'), '\nsecurity_driver = "none"\ncgroup_controllers = []\n');
+}

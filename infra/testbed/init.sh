@@ -1,0 +1,45 @@
+#!/bin/bash
+# PID 1 of a simulated host: init.sh NAME DISK GUEST TESTBED REPOSITORY, in new PID, mount, network and UTS namespaces.
+#
+# The host has /etc and /var of its own, on its disk, and a /run that a power loss empties. The rest of the file system
+# is the machine's. Prints `ready`.
+set -euo pipefail
+name=$1 disk=$2 guest=$3 testbed=$4 repository=$5
+
+hostname "$name"
+mount --make-rprivate /
+# The new network namespace's view of /sys. It also hides the control groups: two libvirtds must not share them.
+mount -t sysfs sysfs /sys
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/lock /run/libvirt
+
+mkdir -p "$disk"/var/{lib/libvirt/images,lib/misc,lib/guest,log/libvirt/qemu,cache/libvirt,tmp,mail,spool}
+chmod 1777 "$disk/var/tmp"
+ln -sfn /run "$disk/var/run"
+ln -sfn /run/lock "$disk/var/lock"
+mount --bind "$disk/etc" /etc
+# What lies under the machine's /var and is needed here stays where it is.
+for kept in "$repository" "$testbed"; do
+	case $kept in
+	/var/*)
+		mkdir -p "$disk$kept"
+		mount --bind "$kept" "$disk$kept"
+		;;
+	esac
+done
+mount --bind "$guest" "$disk/var/lib/guest"
+mount -o remount,bind,ro "$disk/var/lib/guest"
+mount --rbind "$disk/var" /var
+# Hosts share nothing: the others' disks are out of sight.
+mount -t tmpfs -o mode=755 tmpfs "$testbed"
+
+sysctl -qw net.ipv4.ip_forward=1
+ip link set lo up
+echo ready
+
+# Orphans end up here. Without somebody who reaps them, libvirt would take a dead QEMU for a living one; `sleep` alone
+# as PID 1 would not do it.
+while :; do
+	sleep 3600 &
+	wait $! || true
+done

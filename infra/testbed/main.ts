@@ -1,0 +1,158 @@
+#!/usr/bin/env node
+/** `npm run testbed -- COMMAND`: simulated hosts from the command line. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { constants } from 'node:os';
+import { Command } from 'commander';
+import { FAILURES, VmferryError } from '../../workflows/failures.ts';
+import { HOST_NAMES } from './host.ts';
+import { Testbed } from './testbed.ts';
+
+const program = new Command('testbed')
+  .description('Simulated vmferry hosts on this machine, with Temporal, PostgreSQL and a guest to move')
+  .addHelpText(
+    'after',
+    '\nThe directory is VMFERRY_TESTBED, or /tmp/vmferry-testbed. Several testbeds do not get in each other’s way.',
+  )
+  .showHelpAfterError('(`help` lists the commands)')
+  .enablePositionalOptions();
+
+const print = (line: string): void => console.log(line);
+const progress = (line: string): void => console.error(`· ${line}`);
+
+program
+  .command('up')
+  .description('make a testbed, or complete the one that is there')
+  .argument('[N]', `number of hosts: ${HOST_NAMES.join(', ')}`, '2')
+  .option('--bare', 'hosts with libvirtd alone')
+  .option('--no-nodes', 'do not add the hosts to the pool')
+  .action(async (hosts: string, options: { bare?: boolean; nodes: boolean }) => {
+    const { bare = false, nodes } = options;
+    const testbed = await Testbed.up({ hosts: Number(hosts), bare, noNodes: !nodes, log: progress });
+    await describe(testbed);
+  });
+
+program
+  .command('down')
+  .description('remove it: processes, namespaces, interfaces, files')
+  .action(async () => Testbed.down());
+
+program
+  .command('exec')
+  .description('run a command on a host; `wan` is the world between them')
+  .usage('HOST COMMAND [ARGUMENT…]')
+  .argument('<host>')
+  .argument('<command>')
+  .argument('[arguments...]')
+  .passThroughOptions()
+  .action(async (host: string, command: string, args: string[]) => {
+    const testbed = await Testbed.open();
+    const [enter, ...rest] = testbed.enter(host, [command, ...args]);
+    const child = spawn(enter, rest, { stdio: 'inherit' });
+    // The terminal sends ^C to both; the command decides what it means.
+    process.on('SIGINT', () => undefined);
+    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+    process.exitCode = code ?? 128 + constants.signals[signal ?? 'SIGKILL'];
+  });
+
+program
+  .command('rate')
+  .description('limit a host’s link in both directions')
+  .argument('<host>')
+  .argument('<rate>', '100mbit, 500kbit, 1gbit or none')
+  .action(async (host: string, rate: string) => (await Testbed.open()).rate(host, rate));
+
+program
+  .command('cut')
+  .description('pull a host’s network cable')
+  .argument('<host>')
+  .action(async (host: string) => (await Testbed.open()).cut(host));
+
+program
+  .command('join')
+  .description('plug it in again')
+  .argument('<host>')
+  .action(async (host: string) => (await Testbed.open()).join(host));
+
+const WHERE = 'a host, or `control`';
+const WHAT = 'of a host: worker, libvirtd, qemu, host (all of it); of control: worker, temporal, postgres';
+
+program
+  .command('kill')
+  .description('kill a daemon; `kill HOST host` is a power loss')
+  .argument('<where>', WHERE)
+  .argument('<what>', WHAT)
+  .option('--signal <name>', 'signal to send', 'SIGKILL')
+  .action(async (where: string, what: string, options: { signal: string }) => {
+    if (!(options.signal in constants.signals))
+      throw new VmferryError('InvalidInput', `${options.signal} is no signal`);
+    await (await Testbed.open()).kill(where, what, options.signal as NodeJS.Signals);
+  });
+
+program
+  .command('start')
+  .description('start what was killed; `start HOST host` boots it')
+  .argument('<where>', WHERE)
+  .argument('<what>', WHAT)
+  .action(async (where: string, what: string) => (await Testbed.open()).start(where, what));
+
+program
+  .command('console')
+  .description('show what an instance has printed on its serial console')
+  .argument('<instance>', 'its UUID')
+  .action(async (instance: string) => {
+    process.stdout.write(await (await Testbed.open()).console(instance));
+  });
+
+program
+  .command('status')
+  .description('show everything that belongs to the testbed')
+  .action(async () => {
+    const testbed = await Testbed.open();
+    const rows = testbed
+      .status()
+      .map(({ where, what, pid, log }) => [where, what, pid === null ? '-' : String(pid), log ?? '']);
+    print(table([['WHERE', 'WHAT', 'PID', 'LOG'], ...rows]));
+  });
+
+async function describe(testbed: Testbed): Promise<void> {
+  const { imagePaths: guest, hosts } = testbed;
+  const [first = 'alpha', second = first] = hosts;
+  print(`Hosts ${hosts.join(', ')}; files in ${testbed.directory}`);
+  print(`A host’s shell:  npm run testbed -- exec ${first} bash`);
+  print(`Guest image:     ${guest.disk} (kernel ${guest.kernel}, ramdisk ${guest.initrd}), on every host`);
+  if (testbed.bare) return;
+  print(`Temporal UI:     ${testbed.uiUrl}`);
+  if (await testbed.installProfile()) print('Profile:         installed; the client finds it by itself');
+  else print(`Profile:         another one is in use; export VMFERRY_PROFILE=${testbed.profilePath}`);
+  print('Try:');
+  const options = `--kernel ${guest.kernel} --initrd ${guest.initrd} --cmdline '${guest.cmdline}'`;
+  print(`  npx vmferry images add ${guest.disk} --host ${first} ${options}`);
+  print(`  npx vmferry images spawn IMAGE --host ${first}`);
+  print(`  npm run testbed -- rate ${first} 100mbit`);
+  print(`  npx vmferry instances migrate INSTANCE ${second}`);
+}
+
+/** Columns as wide as their widest cell. */
+function table(rows: string[][]): string {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  const type = error instanceof VmferryError ? error.type : 'Internal';
+  console.error(
+    `testbed: ${error instanceof VmferryError ? error.message : String(error instanceof Error ? error.stack : error)}`,
+  );
+  console.error(FAILURES[type].advice);
+  process.exitCode = FAILURES[type].exit;
+}

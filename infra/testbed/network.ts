@@ -1,0 +1,170 @@
+/**
+ * The world outside the simulated hosts: one more network namespace, `wan`, with a bridge that has a port for each
+ * host, named like the host. The machine itself is connected to it by one interface, where the hosts reach Temporal.
+ * A bridge in a namespace of its own is out of reach of the machine's firewall (Docker's, for one, drops what it bridges).
+ *
+ *   machine: vmferry<index> ── port `machine` ┐
+ *   alpha:   wan0 ──────────── port `alpha`   ├ bridge `wan`
+ *   beta:    wan0 ──────────── port `beta`    ┘
+ */
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { run } from '../../activities/exec/run.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+import { until, type Process } from './processes.ts';
+
+const MAX_INDEX = 250;
+
+/** What follows from a testbed's index; several testbeds never share any of it. */
+export const network = {
+  interface: (index: number): string => `vmferry${index}`,
+  subnet: (index: number): string => `10.212.${index}.0/24`,
+  /** The machine, as the hosts see it. */
+  machine: (index: number): string => `10.212.${index}.1`,
+  /** The `position`th host, from 0. */
+  host: (index: number, position: number): string => `10.212.${index}.${11 + position}`,
+  uiPort: (index: number): number => 8233 + index,
+  catalogPort: (index: number): number => 15432 + index,
+};
+
+const inside = (init: Process, ...command: string[]): Promise<unknown> =>
+  run('nsenter', ['-t', String(init.pid), '-n', '--', ...command]);
+
+async function portFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false;
+  }
+  server.close();
+  await once(server, 'close');
+  return true;
+}
+
+const interfaceExists = async (name: string): Promise<boolean> =>
+  (await run('ip', ['link', 'show', name], { okExitCodes: [0, 1] })).exitCode === 0;
+
+/**
+ * Connects the machine to a new `wan` and answers the index that was free: `preferred`, or the lowest. The kernel makes
+ * an interface's name once, so two testbeds that start together cannot take the same.
+ */
+export async function connectMachine(wan: Process, preferred: number | null): Promise<number> {
+  await inside(wan, 'ip', 'link', 'add', 'wan', 'type', 'bridge');
+  await inside(wan, 'ip', 'link', 'set', 'wan', 'up');
+  const all = Array.from({ length: MAX_INDEX }, (_, index) => index);
+  for (const index of preferred === null ? all : [preferred, ...all]) {
+    if (await tryIndex(wan, index)) return index;
+  }
+  throw new VmferryError(
+    'CommandFailed',
+    `No network of ${network.subnet(0)} to ${network.subnet(MAX_INDEX - 1)} is free`,
+  );
+}
+
+async function tryIndex(wan: Process, index: number): Promise<boolean> {
+  const name = network.interface(index);
+  const { stdout } = await run('ip', ['-4', '-brief', 'address', 'show', 'to', network.subnet(index)]);
+  if (stdout !== '' || (await interfaceExists(name))) return false;
+  if (!(await portFree(network.uiPort(index))) || !(await portFree(network.catalogPort(index)))) return false;
+  const add = ['link', 'add', name, 'type', 'veth', 'peer', 'name', 'machine', 'netns', String(wan.pid)];
+  const made = await run('ip', add, { okExitCodes: [0, 2] });
+  if (made.exitCode === 2) {
+    if (await interfaceExists(name)) return false; // another testbed was quicker
+    throw new VmferryError('CommandFailed', `The interface ${name} could not be made: ${made.stderr}`);
+  }
+  await inside(wan, 'ip', 'link', 'set', 'machine', 'master', 'wan', 'up');
+  await run('ip', ['address', 'add', `${network.machine(index)}/24`, 'dev', name]);
+  await run('ip', ['link', 'set', name, 'up']);
+  return true;
+}
+
+/** Does the machine have its address in the testbed's network? It is the last thing that `connectMachine` gives it. */
+export async function machineConnected(index: number): Promise<boolean> {
+  const { stdout } = await run('ip', ['-4', '-brief', 'address', 'show', 'to', network.subnet(index), 'up']);
+  return stdout !== '';
+}
+
+/** Has `connectHost` done all of its work? */
+export async function hostConnected(init: Process): Promise<boolean> {
+  const { stdout } = await run('nsenter', ['-t', String(init.pid), '-n', 'ip', 'route', 'show', 'default']);
+  return stdout !== '';
+}
+
+/** Removes the machine's interface; it may take a moment until the kernel has freed a namespace. */
+export async function disconnectMachine(index: number): Promise<void> {
+  const name = network.interface(index);
+  if (!(await interfaceExists(name))) return;
+  await run('ip', ['link', 'delete', name], { okExitCodes: [0, 1] });
+  await until(
+    async () => !(await interfaceExists(name)),
+    10_000,
+    () => `The interface ${name} did not go away`,
+  );
+}
+
+/** Gives a booting host its interface `wan0`. */
+export async function connectHost(
+  wan: Process,
+  host: string,
+  init: Process,
+  address: string,
+  gateway: string,
+): Promise<void> {
+  // After a power loss the old port goes with the old namespace, which the kernel frees when it likes.
+  await run('nsenter', ['-t', String(wan.pid), '-n', 'ip', 'link', 'delete', host], { okExitCodes: [0, 1] });
+  const pair = ['link', 'add', host, 'type', 'veth', 'peer', 'name', 'wan0', 'netns', String(init.pid)];
+  await inside(wan, 'ip', ...pair);
+  await inside(wan, 'ip', 'link', 'set', host, 'master', 'wan', 'up');
+  await inside(init, 'ip', 'address', 'add', `${address}/24`, 'dev', 'wan0');
+  await inside(init, 'ip', 'link', 'set', 'wan0', 'up');
+  await inside(init, 'ip', 'route', 'add', 'default', 'via', gateway);
+}
+
+const UNITS: Record<string, number> = { kbit: 1e3, mbit: 1e6, gbit: 1e9 };
+
+/** Bits per second of `100mbit` and the like; null for `none`. Throws InvalidInput. */
+export function bitsPerSecond(rate: string): number | null {
+  if (rate === 'none') return null;
+  const match = /^(\d+)(kbit|mbit|gbit)$/.exec(rate);
+  const value = Number(match?.[1]) * (UNITS[match?.[2] ?? ''] ?? NaN);
+  if (!(value > 0)) throw new VmferryError('InvalidInput', `${rate} is no rate; write 100mbit, 500kbit, 1gbit or none`);
+  return value;
+}
+
+/** Limits a host's link in both directions. */
+export async function shapeLink(wan: Process, host: string, init: Process, rate: string): Promise<void> {
+  const bits = bitsPerSecond(rate);
+  // 20 ms worth of tokens: less than a timer tick's worth would throttle below the rate.
+  const burst = bits === null ? 0 : Math.max(16_384, Math.ceil(bits / 8 / 50));
+  for (const [where, device] of [
+    [wan, host],
+    [init, 'wan0'],
+  ] as const) {
+    await (bits === null
+      ? run('nsenter', ['-t', String(where.pid), '-n', 'tc', 'qdisc', 'delete', 'dev', device, 'root'], {
+          okExitCodes: [0, 2],
+        })
+      : inside(
+          where,
+          'tc',
+          'qdisc',
+          'replace',
+          'dev',
+          device,
+          'root',
+          'tbf',
+          'rate',
+          rate,
+          'burst',
+          String(burst),
+          'latency',
+          '50ms',
+        ));
+  }
+}
+
+/** Pulls the host's cable, or plugs it in again: seen from the host, the carrier goes and comes. */
+export async function plugLink(wan: Process, host: string, cut: boolean): Promise<void> {
+  await inside(wan, 'ip', 'link', 'set', host, cut ? 'down' : 'up');
+}

@@ -1,0 +1,211 @@
+/**
+ * The testbed's processes. Each one that it starts carries a mark in its environment: the testbed's directory, what the
+ * process is, and its own pid in its own PID namespace. Children inherit the mark but not the pid, so the mark tells the
+ * daemon itself from what it started, a reused pid is never mistaken for it, and there are no pid files that could lie
+ * after a crash of the testbed itself.
+ */
+import { spawn, type StdioOptions } from 'node:child_process';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VmferryError } from '../../workflows/failures.ts';
+
+const MARK = 'VMFERRY_TESTBED_PART';
+
+/** Program and arguments. */
+export type Argv = readonly [string, ...string[]];
+
+/** A process as seen from outside its namespaces. The start time (clock ticks since boot) guards against pid reuse. */
+export interface Process {
+  pid: number;
+  startTime: number;
+  /** What it is in the testbed, e.g. `alpha/libvirtd`. */
+  part: string;
+  /** Started by the testbed itself, not a child of such a process. */
+  leader: boolean;
+  /** Base name of its program. */
+  program: string;
+}
+
+/** Prepends the mark to a command. The mark must be set by the process itself, because only it knows its pid. */
+function marked(directory: string, part: string, command: Argv): Argv {
+  return ['bash', '-c', `export ${MARK}="$0#$$"; exec "$@"`, `${directory}//${part}`, ...command];
+}
+
+/** A clean environment for daemons: nothing of the caller's shell may change how the testbed behaves. */
+function daemonEnvironment(extra: Record<string, string> = {}): Record<string, string> {
+  return {
+    PATH: process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    HOME: process.env['HOME'] ?? '/root',
+    LC_ALL: 'C.UTF-8',
+    ...extra,
+  };
+}
+
+export interface Daemon {
+  /** The testbed's directory. */
+  directory: string;
+  /** What it is, e.g. `alpha/libvirtd`. */
+  part: string;
+  command: Argv;
+  /** Puts the command into its namespaces; `launched` is the command with its mark. Default: the machine's own. */
+  within?: (launched: Argv) => Argv;
+  /** Receives standard output and error, appended. */
+  log: string;
+  env?: Record<string, string>;
+  /** A line that it prints once it serves, or a question that it answers then. */
+  ready: RegExp | (() => Promise<boolean>);
+}
+
+/**
+ * Starts a program that outlives this process, waits until it serves, and answers its identity. No-op for one that runs.
+ * Throws CommandFailed with the end of its log if it ends or does not serve within a minute.
+ */
+export async function startDaemon(daemon: Daemon): Promise<Process> {
+  const { directory, part, log, ready } = daemon;
+  const running = find(directory, part);
+  if (running) return running;
+  await mkdir(dirname(log), { recursive: true });
+  const offset = existsSync(log) ? statSync(log).size : 0;
+  const launched = marked(directory, part, daemon.command);
+  const [program, ...args] = daemon.within?.(launched) ?? launched;
+  const output = openSync(log, 'a');
+  try {
+    const stdio: StdioOptions = ['ignore', output, output];
+    const child = spawn(program, args, { detached: true, cwd: '/', stdio, env: daemonEnvironment(daemon.env) });
+    child.on('error', () => undefined); // noticed below: there is no such process
+    child.unref();
+  } finally {
+    closeSync(output);
+  }
+  const text = (): string => readFileSync(log).subarray(offset).toString();
+  const failed = (how: string): string => `${part} ${how}: ${text().trim().slice(-600) || `nothing in ${log}`}`;
+  const started = await until(
+    () => find(directory, part),
+    5000,
+    () => failed('did not start'),
+  );
+  await until(
+    () => {
+      if (!alive(started)) throw new VmferryError('CommandFailed', failed('ended at its start'));
+      return typeof ready === 'function' ? ready() : ready.test(text());
+    },
+    60_000,
+    () => failed('does not serve'),
+  );
+  return started;
+}
+
+const NUMBER = /^\d+$/;
+
+/** Ends at the first null; a process that ends while we read is as good as gone. */
+function read(path: string): string | null {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return null;
+  }
+}
+
+function startTimeOf(pid: number): number | null {
+  const stat = read(`/proc/${pid}/stat`);
+  if (stat === null) return null;
+  // The program's name stands in parentheses and may hold anything; the 20th field after it is the start time.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return fields[0] === 'Z' ? null : Number(fields[19]);
+}
+
+function programOf(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`).split('/').at(-1) ?? '';
+  } catch {
+    return '';
+  }
+}
+
+const processIds = (): number[] =>
+  readdirSync('/proc')
+    .filter((name) => NUMBER.test(name))
+    .map(Number);
+
+/** All processes that carry the mark of this testbed, children of daemons included. */
+export function markedProcesses(directory: string): Process[] {
+  const prefix = `${MARK}=${directory}//`;
+  return processIds().flatMap((pid) => {
+    const entry = read(`/proc/${pid}/environ`)
+      ?.split('\0')
+      .findLast((line) => line.startsWith(prefix));
+    const startTime = startTimeOf(pid);
+    if (entry === undefined || startTime === null) return [];
+    const [part, own] = entry.slice(prefix.length).split('#');
+    const innerPid = read(`/proc/${pid}/status`)?.match(/^NSpid:.*?(\d+)$/m)?.[1];
+    return [{ pid, startTime, part: part ?? '', leader: own === innerPid, program: programOf(pid) }];
+  });
+}
+
+/** The daemon that the testbed started as `part`, or null if it does not run. */
+export function find(directory: string, part: string): Process | null {
+  return markedProcesses(directory).find((process) => process.leader && process.part === part) ?? null;
+}
+
+/** Processes in the same PID namespace as this one, itself included. */
+export function namespaceOf(init: Process): Process[] {
+  const namespace = (pid: number): string | null => {
+    try {
+      return readlinkSync(`/proc/${pid}/ns/pid`);
+    } catch {
+      return null;
+    }
+  };
+  const own = namespace(init.pid);
+  if (own === null) return [];
+  return processIds()
+    .filter((pid) => namespace(pid) === own)
+    .flatMap((pid) => {
+      const startTime = startTimeOf(pid);
+      return startTime === null ? [] : [{ pid, startTime, part: '', leader: false, program: programOf(pid) }];
+    });
+}
+
+/** Is this very process still there (a zombie is not)? */
+export const alive = (process: Process): boolean => startTimeOf(process.pid) === process.startTime;
+
+/** Sends a signal, unless the process has ended. */
+export function signal(target: Process, name: NodeJS.Signals): void {
+  if (!alive(target)) return;
+  try {
+    process.kill(target.pid, name);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** Polls until `check` answers something other than null, undefined or false. Throws `message()` after `millis`. */
+export async function until<T>(
+  check: () => T | null | undefined | false | Promise<T | null | undefined | false>,
+  millis: number,
+  message: () => string,
+): Promise<T> {
+  const deadline = performance.now() + millis;
+  for (let pause = 10; ; pause = Math.min(pause * 1.5, 200)) {
+    const answer = await check();
+    if (answer !== null && answer !== undefined && answer !== false) return answer;
+    if (performance.now() > deadline) throw new VmferryError('CommandFailed', message());
+    await sleep(pause);
+  }
+}
+
+/** Sends SIGKILL, or another signal, and waits until all of them are gone. */
+export async function end(targets: Process[], name: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+  for (const target of targets) signal(target, name);
+  await until(
+    () => targets.every((target) => !alive(target)),
+    30_000,
+    () =>
+      `${targets
+        .filter(alive)
+        .map((target) => `${target.program} (${target.pid})`)
+        .join(', ')} did not end after ${name}`,
+  );
+}

@@ -1,0 +1,479 @@
+/**
+ * Simulated hosts on one machine, with everything that vmferry needs around them. Used by `npm run testbed`, the demo,
+ * the end-to-end tests and the benchmark. Needs root.
+ *
+ * Everything that runs is found by its mark (processes.ts), everything that is stored lies in one directory, and all
+ * interfaces and mounts belong to namespaces that end with their processes. So `down` leaves nothing, whenever it is
+ * called, and an interrupted `up` can be repeated. Nothing that dies is started again by itself.
+ */
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { copyFile, mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
+import { createPoolKey, loadPoolKey } from '../../activities/trust/pool-key.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+import { Control, type ControlDaemon } from './control.ts';
+import { ensureGuest, guestImage, type GuestImage } from './guest/guest.ts';
+import { GUEST_DIRECTORY, Host, HOST_NAMES, REPOSITORY, type HostDaemon } from './host.ts';
+import {
+  bitsPerSecond,
+  connectHost,
+  connectMachine,
+  disconnectMachine,
+  hostConnected,
+  machineConnected,
+  network,
+  plugLink,
+  shapeLink,
+} from './network.ts';
+import { end, find, markedProcesses, startDaemon, until, type Argv, type Process } from './processes.ts';
+import { installProfile, removeProfile, writeProfile, type ProfileSettings } from './profile.ts';
+import { claimDirectory, loadState, saveState, testbedDirectory, withTestbedLock, type State } from './state.ts';
+
+export interface UpOptions {
+  /** How many hosts; those that are there already stay. Default 2. */
+  hosts?: number;
+  /** Default: VMFERRY_TESTBED, else /tmp/vmferry-testbed. */
+  directory?: string;
+  /** Hosts with libvirt alone: no workers, no Temporal, no catalog. */
+  bare?: boolean;
+  /** Leave the pool empty. */
+  noNodes?: boolean;
+  /** Told what is being done. */
+  log?: (line: string) => void;
+}
+
+/** Daemons, QEMU processes, or the whole host. */
+export type HostPart = Exclude<HostDaemon, 'virtlogd'> | 'qemu' | 'host';
+
+/** What the guest says about itself; see guest/guest.c. */
+export interface GuestStatus {
+  /** Ticks of 100 ms since boot, counted in RAM. */
+  counter: number;
+  /** Drawn at boot, in RAM only. */
+  token: string;
+  bootId: string;
+  /** Its clock, in milliseconds since the epoch. */
+  wall: number;
+  /** Seconds since boot. */
+  uptime: number;
+  hostname: string;
+}
+
+/** What the guest finds in its counter file, read from the disk and not from its cache. */
+export interface GuestDiskCheck {
+  lines: number;
+  first: number;
+  last: number;
+  /** Places where a count is missing. */
+  gaps: number;
+  /** Lines that are not whole. */
+  torn: number;
+}
+
+export interface PartStatus {
+  where: string;
+  what: string;
+  pid: number | null;
+  log: string | null;
+}
+
+export class Testbed {
+  readonly directory: string;
+  #state: State;
+
+  private constructor(directory: string, state: State) {
+    this.directory = directory;
+    this.#state = state;
+  }
+
+  /** Makes a testbed, or completes the one that is there. */
+  static async up(options: UpOptions = {}): Promise<Testbed> {
+    const { hosts = 2, bare = false, log = (): void => undefined } = options;
+    if (!Number.isInteger(hosts) || hosts < 1 || hosts > HOST_NAMES.length) {
+      throw new VmferryError('InvalidInput', `A testbed has 1 to ${HOST_NAMES.length} hosts, not ${hosts}`);
+    }
+    if (process.getuid?.() !== 0) throw new VmferryError('InvalidInput', 'The testbed makes namespaces and needs root');
+    const directory = testbedDirectory(options.directory);
+    return withTestbedLock(directory, async () => {
+      await claimDirectory(directory);
+      const testbed = new Testbed(directory, (await loadState(directory)) ?? emptyState(bare));
+      if (testbed.#state.bare && !bare) {
+        throw new VmferryError('InvalidInput', `The testbed in ${directory} is a bare one; take it down first`);
+      }
+      const names = HOST_NAMES.slice(0, hosts).filter((name) => !testbed.hosts.includes(name));
+      await testbed.#save({ hosts: [...testbed.hosts, ...names] });
+      await testbed.#up(options.noNodes === true, log);
+      return testbed;
+    });
+  }
+
+  /** The testbed that is there. Throws FileNotFound if there is none. */
+  static async open(directory?: string): Promise<Testbed> {
+    const path = testbedDirectory(directory);
+    const state = await loadState(path);
+    if (!state)
+      throw new VmferryError('FileNotFound', `There is no testbed in ${path}; \`npm run testbed -- up\` makes one`);
+    return new Testbed(path, state);
+  }
+
+  get hosts(): string[] {
+    return [...this.#state.hosts];
+  }
+
+  get bare(): boolean {
+    return this.#state.bare;
+  }
+
+  get uiUrl(): string {
+    return `http://127.0.0.1:${network.uiPort(this.#index)}`;
+  }
+
+  get temporalAddress(): string {
+    return `${network.machine(this.#index)}:7233`;
+  }
+
+  /** Read-only. */
+  get catalogUrl(): string {
+    return this.#control.catalogUrl;
+  }
+
+  get profilePath(): string {
+    return join(this.directory, 'profile.toml');
+  }
+
+  /** The operator's key, private part included. */
+  get poolDirectory(): string {
+    return join(this.directory, 'pool');
+  }
+
+  /** The guest's files as the hosts see them. */
+  get imagePaths(): GuestImage {
+    return guestImage(GUEST_DIRECTORY);
+  }
+
+  /** Path on the machine of a file below a host's /etc or /var. */
+  outside(host: string, path: string): string {
+    return this.#host(host).outside(path);
+  }
+
+  /** Runs a command on a host to its end. Throws CommandFailed, or HostUnreachable while the host is off. */
+  exec(host: string, command: Argv, options?: RunOptions): Promise<RunResult> {
+    return this.#host(host).exec(command, options);
+  }
+
+  /** The command by which the machine runs `command` on a host. `wan` is the world between the hosts. */
+  enter(host: string, command: Argv): Argv {
+    if (host === 'wan') return ['nsenter', '-t', String(this.#wan().pid), '-n', '--', ...command];
+    return this.#host(host).enter(command);
+  }
+
+  /** Limits a host's link in both directions, until told otherwise: `100mbit`, `none`. */
+  async rate(host: string, rate: string): Promise<void> {
+    const { name, init } = this.#host(host);
+    bitsPerSecond(rate);
+    await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), rate } } });
+    if (init) await shapeLink(this.#wan(), name, init, rate);
+  }
+
+  /** Pulls the host's cable. */
+  cut(host: string): Promise<void> {
+    return this.#plug(host, true);
+  }
+
+  /** Plugs it in again. */
+  join(host: string): Promise<void> {
+    return this.#plug(host, false);
+  }
+
+  /** Kills a daemon (`control`: worker, temporal, postgres), all QEMUs of a host, or the host as a power loss does. */
+  async kill(where: string, what: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    if (where === 'control') {
+      const daemon = this.#control.daemon(controlPart(what));
+      return end(daemon ? [daemon] : [], signal);
+    }
+    const host = this.#host(where);
+    const part = hostPart(what);
+    if (part === 'host') return host.powerOff();
+    if (part === 'qemu') return end(host.qemus(), signal);
+    const daemon = host.daemon(part);
+    await end(daemon ? [daemon] : [], signal);
+  }
+
+  /** Starts what was killed and waits until it serves. A host boots with its libvirtd and worker. */
+  async start(where: string, what: string): Promise<void> {
+    if (where === 'control') return this.#control.start(controlPart(what));
+    const host = this.#host(where);
+    const part = hostPart(what);
+    if (part === 'qemu') throw new VmferryError('InvalidInput', 'Guests are started with virsh or vmferry');
+    if (part === 'libvirtd') return host.startLibvirt();
+    if (part === 'worker') return host.startWorker();
+    await this.#boot(host);
+    if (!this.bare) await host.startWorker();
+  }
+
+  /** Everything that belongs to the testbed, and its pid on the machine; null for what does not run. */
+  status(): PartStatus[] {
+    const part = (where: string, what: string, process: Process | null, log: string | null): PartStatus => ({
+      where,
+      what,
+      pid: process?.pid ?? null,
+      log,
+    });
+    const control = this.bare ? [] : (['temporal', 'postgres', 'worker'] as const);
+    return [
+      ...control.map((what) => part('control', what, this.#control.daemon(what), this.#control.log(what))),
+      ...this.hosts.flatMap((name) => {
+        const host = this.#host(name);
+        const daemons = ['virtlogd', 'libvirtd', ...(this.bare ? [] : (['worker'] as const))] as const;
+        return [
+          part(name, 'host', host.init, host.log('host')),
+          ...daemons.map((what) => part(name, what, host.daemon(what), host.log(what))),
+          ...host.qemus().map((qemu) => part(name, 'qemu', qemu, null)),
+        ];
+      }),
+    ];
+  }
+
+  /** The serial log of an instance (its UUID), over all its generations and hosts, oldest first: paths on the machine. */
+  async serialLogs(instance: string): Promise<string[]> {
+    const found: { generation: number; path: string }[] = [];
+    for (const host of this.hosts) {
+      const folder = this.outside(host, `/var/lib/vmferry/instances/${instance}`);
+      for (const name of existsSync(folder) ? await readdir(folder) : []) {
+        const path = join(folder, name, 'serial.log');
+        const generation = Number(/^g(\d+)$/.exec(name)?.[1]);
+        if (generation > 0 && existsSync(path)) found.push({ generation, path });
+      }
+    }
+    return found.sort((one, other) => one.generation - other.generation).map(({ path }) => path);
+  }
+
+  /** What an instance has printed on its serial console. */
+  async console(instance: string): Promise<string> {
+    const logs = await this.serialLogs(instance);
+    if (logs.length === 0)
+      throw new VmferryError('InstanceNotFound', `No host has a serial log of instance ${instance}`);
+    return logs.map((path) => readFileSync(path, 'utf8')).join('');
+  }
+
+  /** Asks a guest for `path` from within a host's network. Throws CommandFailed if it does not answer within 5 s. */
+  async guestGet(host: string, ip: string, path: string): Promise<unknown> {
+    // No curl on a fresh Debian, and busybox's wget crashes with a time limit.
+    const script = 'exec 3<>"/dev/tcp/$1/80"; printf "GET %s HTTP/1.0\\r\\n\\r\\n" "$2" >&3; cat <&3';
+    const { stdout } = await this.exec(host, ['timeout', '5', 'bash', '-c', script, 'get', ip, path]);
+    const [head = '', ...body] = stdout.split(/\r?\n\r?\n/);
+    if (!/^HTTP\/1\.\d 200 /.test(head)) {
+      throw new VmferryError('CommandFailed', `The guest at ${ip} answers GET ${path} with: ${stdout.slice(0, 200)}`);
+    }
+    return JSON.parse(body.join('\n\n'));
+  }
+
+  async guestStatus(host: string, ip: string): Promise<GuestStatus & { host: string }> {
+    return { ...((await this.guestGet(host, ip, '/')) as GuestStatus), host };
+  }
+
+  async guestDiskCheck(host: string, ip: string): Promise<GuestDiskCheck> {
+    return (await this.guestGet(host, ip, '/check')) as GuestDiskCheck;
+  }
+
+  /** Makes this testbed's profile the one that the client finds by itself; false if another is in use there. */
+  installProfile(): Promise<boolean> {
+    return installProfile(this.directory, this.#profile());
+  }
+
+  /** Removes everything. */
+  down(): Promise<void> {
+    return Testbed.down(this.directory);
+  }
+
+  /** Removes the testbed of a directory, whatever is left of it. No-op where there is none. */
+  static async down(directory?: string): Promise<void> {
+    const path = testbedDirectory(directory);
+    await withTestbedLock(path, async () => {
+      const state = await loadState(path);
+      await until(
+        async () => {
+          const left = markedProcesses(path);
+          await end(left);
+          return left.length === 0;
+        },
+        30_000,
+        () => `Processes of the testbed in ${path} do not end`,
+      );
+      if (!state) return;
+      if (state.index !== null) await disconnectMachine(state.index);
+      await removeProfile(path);
+      await rm(path, { recursive: true, force: true });
+    });
+  }
+
+  async #up(noNodes: boolean, log: (line: string) => void): Promise<void> {
+    const guest = await ensureGuest(log);
+    await this.#connect();
+    log(`testbed ${this.#index} in ${this.directory}`);
+    const hosts = this.hosts.map((name) => this.#host(name));
+    const boot = together(
+      hosts.map(async (host) => {
+        await this.#boot(host, guest.directory);
+        log(`${host.name}: libvirtd runs`);
+      }),
+    );
+    if (this.bare) {
+      await boot;
+      return;
+    }
+    await writeProfile(this.directory, this.#profile());
+    await this.#makePool(hosts);
+    const orchestrate = (async (): Promise<void> => {
+      await together([this.#control.start('temporal'), this.#control.start('postgres')]);
+      log('Temporal and PostgreSQL run');
+      await this.#control.start('worker');
+      log('the control worker runs');
+    })();
+    await together([boot, orchestrate]);
+    await together(hosts.map((host) => host.startWorker()));
+    log('the host workers run');
+    if (!noNodes) await this.#addNodes(hosts, log);
+  }
+
+  /** The world between the hosts, and the machine's place in it. */
+  async #connect(): Promise<void> {
+    const old = find(this.directory, 'wan');
+    if (old && this.#state.index !== null && (await machineConnected(this.#state.index))) return;
+    if (old) await end([old]); // an `up` was interrupted before it was of use
+    const wan = await startDaemon({
+      directory: this.directory,
+      part: 'wan',
+      command: ['sleep', 'infinity'],
+      within: (launched) => ['unshare', '--net', '--', ...launched],
+      log: join(this.directory, 'log/wan.log'),
+      ready: () => Promise.resolve(true),
+    });
+    await this.#save({ index: await connectMachine(wan, this.#state.index) });
+  }
+
+  async #boot(host: Host, guest?: string): Promise<void> {
+    const index = this.#index;
+    const position = HOST_NAMES.findIndex((name) => name === host.name);
+    const address = network.host(index, position);
+    if (!host.init) {
+      await host.install({
+        address,
+        neighbours: Object.fromEntries(HOST_NAMES.map((name, other) => [name, network.host(index, other)])),
+        temporal: this.bare ? null : this.temporalAddress,
+        location: LOCATIONS[position % LOCATIONS.length] ?? '',
+      });
+    }
+    const init = await host.boot(guest ?? (await ensureGuest()).directory);
+    if (!(await hostConnected(init))) {
+      const { rate, cut } = this.#link(host.name);
+      await connectHost(this.#wan(), host.name, init, address, network.machine(index));
+      if (rate !== 'none') await shapeLink(this.#wan(), host.name, init, rate);
+      if (cut) await plugLink(this.#wan(), host.name, true);
+    }
+    await host.startLibvirt();
+  }
+
+  /** The operator's key, and its public part on every host. */
+  async #makePool(hosts: Host[]): Promise<void> {
+    await mkdir(this.poolDirectory, { recursive: true, mode: 0o700 });
+    if (!(await loadPoolKey(this.poolDirectory))) await createPoolKey(this.poolDirectory);
+    for (const host of hosts) {
+      await mkdir(host.outside('/etc/vmferry'), { recursive: true });
+      await copyFile(join(this.poolDirectory, 'pool.pub'), host.outside('/etc/vmferry/pool.pub'));
+    }
+  }
+
+  /** Adds hosts to the pool as an operator does, each fingerprint taken from the host itself and not from the network. */
+  async #addNodes(hosts: Host[], log: (line: string) => void): Promise<void> {
+    for (const host of hosts) {
+      const fingerprint = await host.fingerprint();
+      const client = join(REPOSITORY, 'client/main.ts');
+      const { stdout } = await run(
+        process.execPath,
+        [client, 'nodes', 'add', host.name, '--fingerprint', fingerprint],
+        {
+          env: { VMFERRY_PROFILE: this.profilePath },
+        },
+      );
+      log(stdout.trim());
+    }
+  }
+
+  async #plug(name: string, cut: boolean): Promise<void> {
+    const host = this.#host(name);
+    await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), cut } } });
+    if (host.init) await plugLink(this.#wan(), name, cut);
+  }
+
+  #link(name: string): { rate: string; cut: boolean } {
+    return this.#state.links[name] ?? { rate: 'none', cut: false };
+  }
+
+  #host(name: string): Host {
+    if (!this.hosts.includes(name)) {
+      throw new VmferryError('HostNotFound', `The testbed has no host ${name}, only ${this.hosts.join(', ')}`);
+    }
+    return new Host(this.directory, name);
+  }
+
+  get #control(): Control {
+    return new Control(this.directory, {
+      temporal: this.temporalAddress,
+      uiPort: network.uiPort(this.#index),
+      catalogPort: network.catalogPort(this.#index),
+      passwords: this.#state.passwords,
+    });
+  }
+
+  get #index(): number {
+    if (this.#state.index === null) {
+      throw new VmferryError('HostUnreachable', `The testbed in ${this.directory} is not complete; run \`up\` again`);
+    }
+    return this.#state.index;
+  }
+
+  #wan(): Process {
+    const wan = find(this.directory, 'wan');
+    if (!wan)
+      throw new VmferryError('HostUnreachable', `The testbed in ${this.directory} has no network; run \`up\` again`);
+    return wan;
+  }
+
+  #profile(): ProfileSettings {
+    const { temporalAddress: temporal, catalogUrl, poolDirectory: pool, uiUrl } = this;
+    return { temporal, catalogUrl, pool, uiUrl };
+  }
+
+  async #save(change: Partial<State>): Promise<void> {
+    this.#state = { ...this.#state, ...change };
+    await saveState(this.directory, this.#state);
+  }
+}
+
+/** Waits for all of them even if one fails: nothing goes on behind the back of whoever is told of the failure. */
+async function together(tasks: Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(tasks)).find((result) => result.status === 'rejected');
+  if (failed) throw failed.reason;
+}
+
+/** Where the hosts say that they are, in turn. */
+const LOCATIONS = ['north', 'south', 'east', 'west'];
+
+function emptyState(bare: boolean): State {
+  const password = (): string => randomBytes(18).toString('hex');
+  const passwords = { owner: password(), reader: password() };
+  return { version: 1, index: null, hosts: [], bare, links: {}, passwords };
+}
+
+function hostPart(what: string): HostPart {
+  if (what === 'worker' || what === 'libvirtd' || what === 'qemu' || what === 'host') return what;
+  throw new VmferryError('InvalidInput', `A host has worker, libvirtd, qemu and host, no ${what}`);
+}
+
+function controlPart(what: string): ControlDaemon {
+  if (what === 'worker' || what === 'temporal' || what === 'postgres') return what;
+  throw new VmferryError('InvalidInput', `control has worker, temporal and postgres, no ${what}`);
+}
