@@ -89,7 +89,7 @@ export class ConsoleObserver {
 
 /** Counts of the whole lines in a log. */
 function counts(text: string): number[] {
-  return [...text.matchAll(/^count=([0-9]+) [^\n]*\n/gm)].map(([, count]) => Number(count));
+  return [...text.matchAll(/^ram=([0-9]+) [^\n]*\n/gm)].map(([, count]) => Number(count));
 }
 
 function joins(pieces: string[], count: number): boolean {

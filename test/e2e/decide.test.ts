@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ConsoleObserver } from '../support/console-observer.ts';
+import { cannotRun, Pool, type Guest, type Outcome } from '../support/pool.ts';
+
+interface Move {
+  phase: string;
+  parked?: { failure: string; choices: string[] };
+}
+
+describe('an operator decides about a move', { skip: cannotRun }, () => {
+  let pool: Pool;
+  let guest: Guest;
+  let observer: ConsoleObserver;
+  let token: string;
+
+  before(async () => {
+    pool = await Pool.up(3);
+    guest = await pool.spawn('alpha', 'decided');
+    ({ token } = await pool.testbed.guestStatus('alpha', guest.ip));
+    observer = new ConsoleObserver(pool.testbed, guest.id);
+  });
+  after(async () => {
+    observer.stop();
+    await pool.down();
+  });
+
+  const unharmed = async (owner: string): Promise<void> => {
+    await pool.answers(owner, guest);
+    assert.equal((await pool.testbed.guestStatus(owner, guest.ip)).token, token);
+    assert.deepEqual(await pool.violations(guest, owner), []);
+    assert.deepEqual(observer.violations(), []);
+  };
+
+  /** A move to beta that is parked because beta’s libvirtd is gone. */
+  const park = async (): Promise<{ move: Promise<Outcome> }> => {
+    const held = await pool.hold('beta', 'restoreInstance', 'before');
+    const move = pool.cli('instances', 'migrate', guest.id, 'beta', '--on-failure', 'park', '--retry-window', '3');
+    await held.reached();
+    await pool.testbed.kill('beta', 'libvirtd');
+    await held.release();
+    for (const deadline = Date.now() + 60_000; ; await sleep(300)) {
+      const { phase, parked } = await pool.ok<Move>('moves', 'show', guest.id);
+      if (phase === 'parked') {
+        assert.deepEqual(parked?.choices, ['retry', 'return', 'readdress']);
+        break;
+      }
+      assert.ok(Date.now() < deadline, `the move is ${phase}, not parked`);
+    }
+    assert.deepEqual((await pool.whereabouts(guest).catch(() => ({ runningOn: [] }))).runningOn, []);
+    return { move };
+  };
+
+  it('returns a parked move to its source', async () => {
+    const { move } = await park();
+    await pool.ok('moves', 'return', guest.id);
+    const { exitCode, stderr } = await move;
+    assert.equal(exitCode, 9, stderr);
+    await pool.testbed.start('beta', 'libvirtd');
+    await unharmed('alpha');
+  });
+
+  it('sends a parked move elsewhere without sealing it again', async () => {
+    const { move } = await park();
+    const packages = pool.testbed.outside('alpha', '/var/lib/vmferry/packages');
+    const sealed = (): number => readdirSync(packages).length;
+    const before = sealed();
+    await pool.ok('moves', 'readdress', guest.id, 'gamma');
+    const { exitCode, stderr } = await move;
+    assert.equal(exitCode, 0, stderr);
+    assert.equal(sealed(), before, 'the package on alpha is the one that was made for beta');
+    await pool.testbed.start('beta', 'libvirtd');
+    await unharmed('gamma');
+  });
+
+  it('cancels a move while the package travels; the transfer stops and the VM is back', async () => {
+    await pool.testbed.rate('beta', '2mbit');
+    const move = pool.cli('instances', 'migrate', guest.id, 'beta');
+    for (const deadline = Date.now() + 60_000; ; await sleep(200)) {
+      const { step } = await pool.ok<{ step: string }>('moves', 'show', guest.id);
+      if (step === 'transferPackage') break;
+      assert.ok(Date.now() < deadline);
+    }
+    await pool.ok('moves', 'cancel', guest.id);
+    await move;
+    await pool.testbed.rate('beta', 'none');
+    await unharmed('gamma');
+  });
+});
