@@ -4,6 +4,12 @@
 -- statements; a row here follows what they said. Still no row may claim what cannot be, whoever writes it: every rule
 -- that can be said in the database is said here, so that a wrong program fails instead of recording nonsense.
 
+-- Beside the runner's own list of migrations: what each one said, so that an altered one is noticed.
+CREATE TABLE migration_digests (
+  name text PRIMARY KEY,
+  sha256 text NOT NULL
+);
+
 -- ---- Types ----
 
 -- A DNS label, as in contract.ts.
@@ -62,10 +68,11 @@ CREATE INDEX ON image_locations (host_id);
 
 -- ---- Packages ----
 
--- A package may outlive its instance, so it names it without a foreign key.
+-- A package may outlive its instance, so it names it without a foreign key, and keeps the name that it had.
 CREATE TABLE packages (
   id uuid PRIMARY KEY,
   instance_id uuid NOT NULL,
+  instance_name instance_name NOT NULL,
   -- The one that the instance has once it runs from this package.
   generation generation NOT NULL,
   bytes byte_count NOT NULL,
