@@ -1,4 +1,5 @@
 /** Progress and cancellation of the running activity, in the form that the mechanisms take. */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { Context } from '@temporalio/activity';
 import type { Heartbeat } from '../workflows/contract.ts';
 
@@ -11,23 +12,33 @@ export interface Work {
   onProgress: OnProgress;
 }
 
-/** For the step that runs now. The SDK throttles what is sent. Heartbeats go on while `run` is silent. */
+const INTERVAL_MS = 1000;
+const current = new AsyncLocalStorage<Work>();
+
+/**
+ * Runs a step that tells Temporal every second that it lives, and how far it is. Every activity of a host runs in one
+ * (host.ts), so that a dead worker is noticed within the heartbeat timeout; a step that wants the `Work` asks again.
+ */
 export async function withHeartbeat<T>(step: string, run: (work: Work) => Promise<T>): Promise<T> {
+  const outer = current.getStore();
+  if (outer) return run(outer);
+
   const context = Context.current();
   const details: Heartbeat = { step, bytesDone: 0, bytesTotal: 0 };
   const beat = (): void => context.heartbeat({ ...details });
-  const timer = setInterval(beat, 1000);
+  const timer = setInterval(beat, INTERVAL_MS);
   beat();
+  const work: Work = {
+    signal: context.cancellationSignal,
+    onProgress: (bytesDone, bytesTotal) => {
+      const first = details.bytesTotal === 0;
+      details.bytesDone = bytesDone;
+      details.bytesTotal = bytesTotal;
+      if (first) beat();
+    },
+  };
   try {
-    return await run({
-      signal: context.cancellationSignal,
-      onProgress: (bytesDone, bytesTotal) => {
-        const first = details.bytesTotal === 0;
-        details.bytesDone = bytesDone;
-        details.bytesTotal = bytesTotal;
-        if (first) beat();
-      },
-    });
+    return await current.run(work, () => run(work));
   } finally {
     clearInterval(timer);
   }

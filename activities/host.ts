@@ -9,6 +9,7 @@ import { createDeletePackage } from './delete-package.ts';
 import { createDescribeHost, createKeepRecord, type HostIdentity } from './describe-host.ts';
 import { createDiscardCopy } from './discard-copy.ts';
 import { createEncryptPackage } from './encrypt-package.ts';
+import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { createOpenPackage } from './open-package.ts';
 import { createPreflightDestination, createPreflightSource } from './preflight.ts';
@@ -30,7 +31,7 @@ import { createTransferPackage } from './transfer-package.ts';
 import { createVerifyPackage } from './verify-package.ts';
 
 export function createHostActivities(host: HostContext, identity: HostIdentity): HostActivities {
-  return {
+  return beating({
     describeHost: createDescribeHost(host, identity),
     keepRecord: createKeepRecord(host),
 
@@ -65,5 +66,14 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
     pullPackage: createPullPackage(host),
     sharePackage: createSharePackage(host),
     deletePackage: createDeletePackage(host),
-  };
+  });
+}
+
+/** Each activity tells that it lives for as long as it runs. */
+function beating<A extends object>(activities: A): A {
+  const wrap = ([name, run]: [string, (input: unknown) => Promise<unknown>]): [string, unknown] => [
+    name,
+    (input: unknown) => withHeartbeat(name, () => run(input)),
+  ];
+  return Object.fromEntries(Object.entries(activities).map(wrap)) as A;
 }

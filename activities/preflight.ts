@@ -51,7 +51,7 @@ export function createPreflightSource(host: HostContext): HostActivities['prefli
           };
         }),
       ),
-      requirements,
+      requirements: { ...requirements, qemuVersion: (await host.hypervisor.facts()).qemuVersion },
     };
     if (kind !== 'restore') {
       // The save file, the private copies, then packed and sealed segments of both: three times at worst.

@@ -65,7 +65,7 @@ async function pull(host: HostContext, image: Image, client: PeerClient, work: W
     await syncFile(target);
   }
   // The digest says that it is the image that was asked for; this says that it names no other file.
-  const { format, virtualBytes } = await inspectImage(join(folder, 'disk.img'), image.format);
+  const { format, virtualBytes } = await inspectImage(join(folder, 'disk.img'));
   if (format !== image.format || virtualBytes !== image.virtualBytes) {
     throw new VmferryError(
       'ImageDamaged',

@@ -63,9 +63,11 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
       await copyFile({ from, to: join(folder, name), work });
       members.push(name);
     }
+    const { qemuVersion } = await host.hypervisor.facts();
+    const requirements = { ...domain.requirements, qemuVersion };
     await writeDurable(
       join(folder, MEMBERS_FILE),
-      JSON.stringify({ disks, members, requirements: domain.requirements } satisfies Members, null, 2),
+      JSON.stringify({ disks, members, requirements } satisfies Members, null, 2),
     );
   }
   let bytes = 0;

@@ -50,9 +50,7 @@ async function requireAtRest(host: HostContext, move: MoveRef): Promise<void> {
     throw new VmferryError('SourceRanOn', `instance ${move.instanceId} runs on ${host.name} although it was saved`);
   }
   if (domain?.process) {
-    const sameProcess =
-      domain.process.pid === record.process?.pid && domain.process.startTime === record.process.startTime;
-    if (!sameProcess) {
+    if (!sameProcess(domain.process, record.process)) {
       throw new VmferryError(
         'SourceRanOn',
         `instance ${move.instanceId} was started again on ${host.name} after it was saved`,

@@ -77,6 +77,7 @@ async function spawnInstance(
       mac: address.mac,
       tap: network.tapName(instanceId),
       disk,
+      base: { path: layout.imageDisk(image.id), format: image.format },
       ...(image.boot.kernel && { kernel: join(folder, 'kernel') }),
       ...(image.boot.initrd && { initrd: join(folder, 'initrd') }),
       ...(image.boot.cmdline !== undefined && { cmdline: image.boot.cmdline }),
