@@ -2,7 +2,7 @@
 import { VmferryError } from '../workflows/failures.ts';
 import type { Running } from './api.ts';
 import { explain, Interrupted } from './failure.ts';
-import { short } from './format.ts';
+import { shortMove } from './format.ts';
 import { ProgressDisplay, Tracker } from './progress.ts';
 import type { Session } from './session.ts';
 
@@ -51,7 +51,7 @@ export async function follow<Result>(session: Session, running: Running<Result>,
       display.show(change);
       const { parked } = change.view;
       if (parked !== null) {
-        throw new VmferryError('MoveParked', `The move ${short(running.runId)} is parked: ${parked.reason}`);
+        throw new VmferryError('MoveParked', `The move ${shortMove(running.runId)} is parked: ${parked.reason}`);
       }
     }
     // The last steps ended between two looks.
@@ -94,6 +94,6 @@ async function resultOf<Result>(session: Session, running: Running<Result>, stop
 
 function farewell(running: Running<unknown>, { move }: Following): string {
   return move
-    ? `The move goes on; watch it with \`vmferry moves watch ${short(running.runId)}\``
+    ? `The move goes on; watch it with \`vmferry moves watch ${shortMove(running.runId)}\``
     : `The operation goes on without this terminal; repeat the command to watch it`;
 }

@@ -67,6 +67,14 @@ export function short(id: string): string {
   return id.slice(0, 8);
 }
 
+/**
+ * The beginning of a move's id. Temporal makes its ids from the time: eight characters would be shared by all moves of
+ * one minute, thirteen by those of one millisecond.
+ */
+export function shortMove(id: string): string {
+  return id.slice(0, 13);
+}
+
 /** Local date and time to the second. */
 export function formatTime(time: string | number | Date): string {
   const date = new Date(time);

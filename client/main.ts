@@ -1,7 +1,13 @@
 #!/usr/bin/env node
 /** Entry of the command line. */
-import { run } from './cli.ts';
-import { systemClock } from './session.ts';
+import { enableCompileCache } from 'node:module';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+
+// Before anything else is loaded, because it saves half of the time of `vmferry help`. In the user's own folder, because
+// what lies there is run: Node's default is under /tmp, where another user may be first.
+enableCompileCache(join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'vmferry', 'compiled'));
+const [{ run }, { systemClock }] = await Promise.all([import('./cli.ts'), import('./session.ts')]);
 
 const interrupt = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -5,7 +5,7 @@
 import type { HostId, MovePhase, MoveProgress, ParkChoice, StepRecord } from '../workflows/contract.ts';
 import type { FailureType } from '../workflows/failures.ts';
 import type { Snapshot } from './api.ts';
-import { formatBytes, formatSeconds, short } from './format.ts';
+import { formatBytes, formatSeconds } from './format.ts';
 import type { Output } from './output.ts';
 
 /** Rates are averaged over this many milliseconds. */
@@ -89,7 +89,8 @@ export class Tracker {
     const view: View = {
       moveId: progress?.moveId ?? null,
       instanceId: progress?.instanceId ?? null,
-      title: progress === null ? this.#title : title(progress),
+      // The workflow knows names once it has planned.
+      title: progress === null || progress.source === '' ? this.#title : title(progress),
       phase: progress?.phase ?? null,
       step,
       bytesDone,
@@ -179,9 +180,4 @@ export class ProgressDisplay {
     if (this.#drawn) this.#output.status('');
     this.#drawn = false;
   }
-}
-
-/** Names a move in a sentence. */
-export function moveName(moveId: string): string {
-  return `move ${short(moveId)}`;
 }

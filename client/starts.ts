@@ -19,6 +19,8 @@ interface Start<Input> {
   /** What the history's list shows; at most 200 bytes. */
   summary(input: Input, story: Story): string;
   about(input: Input, story: Story): About;
+  /** Two requests under one id are the same if they agree in these too. */
+  same?: readonly (keyof About)[];
   /** Milliseconds after which a question that nobody answers is given up; work is never given up by time. */
   timeout?: number;
 }
@@ -35,6 +37,7 @@ export const STARTS: { readonly [K in WorkflowName]: Start<InputOf<K>> } = {
     summary: ({ instanceId, destination }, story) =>
       `Move ${name(story, instanceId)}${story.source === undefined ? '' : ` from ${story.source}`} to ${destination}`,
     about: ({ instanceId, destination }, story) => ({ instance: instanceId, destination, ...from(story) }),
+    same: ['destination'],
   },
   save: {
     id: ({ instanceId }) => workflowId.instance(instanceId),
@@ -51,6 +54,7 @@ export const STARTS: { readonly [K in WorkflowName]: Start<InputOf<K>> } = {
       ...(destination === undefined ? {} : { destination }),
       ...from(story),
     }),
+    same: ['destination'],
   },
   deleteInstance: {
     id: ({ instanceId }) => workflowId.instance(instanceId),
@@ -86,12 +90,13 @@ export const STARTS: { readonly [K in WorkflowName]: Start<InputOf<K>> } = {
     id: ({ packageId }) => workflowId.package(packageId),
     summary: ({ packageId, host }) => `Verify package ${packageId.slice(0, 8)} on ${host}`,
     about: ({ host }) => ({ source: host }),
+    same: ['source'],
   },
   describeNode: {
     id: ({ host }) => workflowId.nodeQuestion(host),
     summary: ({ host }) => `Ask ${host} who it is`,
     about: ({ host }) => ({ source: host }),
-    timeout: 20_000,
+    timeout: 30_000,
   },
   addNode: {
     id: ({ host }) => workflowId.node(host),

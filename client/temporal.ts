@@ -17,7 +17,7 @@ import {
   decodeOptionalFailureToOptionalError,
 } from '@temporalio/common/lib/internal-non-workflow/index.js';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
-import { temporal } from '@temporalio/proto';
+import proto from '@temporalio/proto';
 import {
   CONTROL_QUEUE,
   hostQueue,
@@ -41,7 +41,8 @@ import type {
   Story,
   WorkflowName,
 } from './api.ts';
-import { causes } from './failure.ts';
+import { causes, Interrupted } from './failure.ts';
+import { shortMove } from './format.ts';
 import type { Profile } from './profile.ts';
 import { ATTRIBUTES, STARTS } from './starts.ts';
 import type { About } from './starts.ts';
@@ -53,7 +54,14 @@ const QUERY_MS = 3_000;
 const CONNECT_MS = 5_000;
 
 /** gRPC status codes, as https://grpc.io/docs/guides/status-codes/ numbers them. */
-const GRPC = { invalidArgument: 3, deadlineExceeded: 4, permissionDenied: 7, unavailable: 14, unauthenticated: 16 };
+const GRPC = {
+  cancelled: 1,
+  invalidArgument: 3,
+  deadlineExceeded: 4,
+  permissionDenied: 7,
+  unavailable: 14,
+  unauthenticated: 16,
+};
 
 /**
  * Connects to the server that the profile names.
@@ -157,6 +165,8 @@ class Server implements Orchestrator {
     }
     const status = chain.find(isGrpcServiceError);
     switch (status?.code as number | undefined) {
+      case GRPC.cancelled:
+        return new Interrupted('What was started goes on');
       case GRPC.unavailable:
       case GRPC.deadlineExceeded:
         return new VmferryError('ServerUnreachable', `${this.#where} does not answer`, { cause: error });
@@ -205,13 +215,14 @@ class Server implements Orchestrator {
       throw new VmferryError('InstanceBusy', `Another operation on ${id} has just ended`, { cause });
     const same =
       running.type === type &&
-      Object.entries(ATTRIBUTES).every(
-        ([key, attribute]) => running.typedSearchAttributes.get(attribute) === about[key as keyof About],
-      );
+      (STARTS[type].same ?? []).every((key) => {
+        // What the user left open is whatever the running one has.
+        return about[key] === undefined || running.typedSearchAttributes.get(ATTRIBUTES[key]) === about[key];
+      });
     if (!same) {
       const what = (await running.staticSummary()) ?? running.type;
       const failure = id.startsWith('instance:') || id.startsWith('spawn:') ? 'InstanceBusy' : 'InUse';
-      throw new VmferryError(failure, `Another operation is under way: ${what} (${running.runId.slice(0, 8)})`, {
+      throw new VmferryError(failure, `Another operation is under way: ${what} (${shortMove(running.runId)})`, {
         cause,
       });
     }
@@ -245,7 +256,7 @@ class Server implements Orchestrator {
   }
 
   async pollers(queue: { host: HostId } | 'control'): Promise<Poller[]> {
-    const { TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_WORKFLOW } = temporal.api.enums.v1.TaskQueueType;
+    const { TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_WORKFLOW } = proto.temporal.api.enums.v1.TaskQueueType;
     const answer = await this.call(() =>
       this.client.workflowService.describeTaskQueue({
         namespace: this.client.options.namespace,
@@ -333,7 +344,7 @@ class Execution<Result> implements Running<Result> {
         const failure = await decodeOptionalFailureToOptionalError(converter, activity.lastFailure);
         return {
           type: activity.activityType?.name ?? '',
-          started: activity.state === temporal.api.enums.v1.PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
+          started: activity.state === proto.temporal.api.enums.v1.PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
           attempt: activity.attempt ?? 1,
           lastFailure: failure?.message ?? null,
           heartbeat: isHeartbeat(heartbeat) ? heartbeat : null,

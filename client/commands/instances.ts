@@ -5,7 +5,7 @@ import type { MoveOptions, MoveResult } from '../../workflows/contract.ts';
 import type { Api, Running } from '../api.ts';
 import type { InstanceRow } from '../catalog-queries.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, formatSeconds, formatTime, parseWhole, short } from '../format.ts';
+import { formatBytes, formatSeconds, formatTime, parseWhole, short, shortMove } from '../format.ts';
 import { fields, section, table } from '../output.ts';
 import type { Column, Section } from '../output.ts';
 import { findHost } from '../resolve.ts';
@@ -178,13 +178,14 @@ function moveOptions(flags: MoveFlags): { options?: MoveOptions } {
 }
 
 function followMove<Result>(session: Session, running: Running<Result>, title: string): Promise<Result> {
-  if (running.joined) session.output.note(`This is under way already, as move ${short(running.runId)}; watching it.`);
+  if (running.joined)
+    session.output.note(`This is under way already, as move ${shortMove(running.runId)}; watching it.`);
   return follow(session, running, { title, move: true });
 }
 
 function detached(session: Session, running: Running<unknown>): void {
   session.output.answer(
-    `Move ${running.runId} ${running.joined ? 'is under way' : 'started'}; watch it with \`vmferry moves watch ${short(running.runId)}\``,
+    `Move ${running.runId} ${running.joined ? 'is under way' : 'started'}; watch it with \`vmferry moves watch ${shortMove(running.runId)}\``,
     { moveId: running.runId, workflowId: running.workflowId, joined: running.joined },
   );
 }
@@ -220,7 +221,7 @@ async function show(session: Session, word: string): Promise<void> {
     ['vCPUs', String(instance.vcpus)],
     ['Image', `${instance.imageName} (${instance.imageId.slice(0, 12)})`],
     ['Created', formatTime(instance.createdAt)],
-    ['Under way', running === null ? null : `${running.type} (move ${short(running.runId)})`],
+    ['Under way', running === null ? null : `${running.type} (move ${shortMove(running.runId)})`],
     [
       'Packages',
       packages.length === 0 ? null : packages.map(({ id, hosts }) => `${short(id)} on ${hosts.join(' ')}`).join(', '),

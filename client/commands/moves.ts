@@ -5,7 +5,7 @@ import type { MoveProgress, StepRecord } from '../../workflows/contract.ts';
 import type { MoveRow } from '../catalog-queries.ts';
 import { explain } from '../failure.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, formatSeconds, formatTime, parseWhole, short } from '../format.ts';
+import { formatBytes, formatSeconds, formatTime, parseWhole, shortMove } from '../format.ts';
 import { fields, section, table } from '../output.ts';
 import type { Column } from '../output.ts';
 import { findHost, findMove } from '../resolve.ts';
@@ -13,7 +13,7 @@ import type { FoundMove } from '../resolve.ts';
 import type { Session } from '../session.ts';
 
 export const moveColumns: Column<MoveRow>[] = [
-  { title: 'id', value: ({ id }) => short(id) },
+  { title: 'id', value: ({ id }) => shortMove(id) },
   { title: 'kind', value: ({ kind }) => kind },
   { title: 'instance', value: ({ instanceName }) => instanceName },
   { title: 'from', value: ({ source }) => source },
@@ -87,7 +87,7 @@ export function addMovesCommands(program: Command, session: Session): void {
         await decide(found);
         if (options.watch === true) return watch(session, found);
         const { runId } = found.running;
-        session.output.answer(answer(short(runId)), { moveId: runId, decision: name });
+        session.output.answer(answer(shortMove(runId)), { moveId: runId, decision: name });
       });
 
   decision(
@@ -116,7 +116,7 @@ export function addMovesCommands(program: Command, session: Session): void {
       await found.running.readdress(host.id);
       if (options.watch === true) return watch(session, found);
       const { runId } = found.running;
-      session.output.answer(`Move ${short(runId)} goes to ${host.id}`, {
+      session.output.answer(`Move ${shortMove(runId)} goes to ${host.id}`, {
         moveId: runId,
         decision: 'readdress',
         destination: host.id,
@@ -138,7 +138,7 @@ async function find(session: Session, word: string): Promise<FoundMove> {
 
 async function watch(session: Session, { row, running }: FoundMove): Promise<void> {
   const title =
-    row === null ? `move ${short(running.runId)}` : `${row.instanceName} ${row.source} → ${row.destination}`;
+    row === null ? `move ${shortMove(running.runId)}` : `${row.instanceName} ${row.source} → ${row.destination}`;
   const result = await follow(session, running, { title, move: true });
   session.output.answer(outcomeOf(running.type, result), { moveId: running.runId, ...(result as object) });
 }
@@ -184,7 +184,7 @@ async function show(session: Session, word: string): Promise<void> {
       'Choices',
       parked === undefined
         ? null
-        : parked.choices.map((choice) => `vmferry moves ${choice} ${short(running.runId)}`).join(', '),
+        : parked.choices.map((choice) => `vmferry moves ${choice} ${shortMove(running.runId)}`).join(', '),
     ],
     ['Package', progress?.packageId ?? row?.packageId],
     ['Package size', sizeOf(progress?.packageBytes ?? row?.result?.packageBytes)],
