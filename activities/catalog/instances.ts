@@ -38,14 +38,17 @@ export async function findInstance(tx: Transaction, id: InstanceId): Promise<Ins
 }
 
 /**
- * The same, and nobody else changes the instance until this transaction ends. Whatever is decided by its state, or by
- * that of its move, is decided under this lock.
- *
- * @throws InstanceNotFound
+ * Nobody else changes the instance, or a move of it, until this transaction ends. Whatever is decided by their state is
+ * read after this. Without effect if there is no such instance.
  */
-export async function lockInstance(tx: Transaction, id: InstanceId): Promise<InstanceRow> {
-  // Locked first and then read: one statement would join the locked row with what the others were before.
+export async function holdInstance(tx: Transaction, id: InstanceId): Promise<void> {
   await tx.run('SELECT FROM instances WHERE id = $1 FOR UPDATE', [id]);
+}
+
+/** @throws InstanceNotFound */
+export async function lockInstance(tx: Transaction, id: InstanceId): Promise<InstanceRow> {
+  // Two statements: one would join the locked row with what the address was before.
+  await holdInstance(tx, id);
   return await findInstance(tx, id);
 }
 

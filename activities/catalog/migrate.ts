@@ -35,7 +35,7 @@ export interface MigrateResult {
 
 const DOING = 'migrate the catalog';
 /** The runner's list of what was run; the digests are ours. */
-const MIGRATIONS_TABLE = 'migrations';
+const MIGRATIONS_TABLE = 'pgmigrations';
 const INSUFFICIENT_PRIVILEGE = '42501';
 /** Another session, perhaps of another catalog in the same cluster, makes the same role at this moment. */
 const DUPLICATE = ['42710', '23505'];

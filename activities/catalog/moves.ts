@@ -23,7 +23,15 @@ import type { Transaction } from './catalog.ts';
 import { brokenRule } from './failures.ts';
 import { findHost, hostsOfImage } from './hosts.ts';
 import { dropUnmetNeeds, findImage, imageArrived, needImage } from './images.ts';
-import { busy, findInstance, lockInstance, newestPackage, ownedElsewhere, toInstance } from './instances.ts';
+import {
+  busy,
+  findInstance,
+  holdInstance,
+  lockInstance,
+  newestPackage,
+  ownedElsewhere,
+  toInstance,
+} from './instances.ts';
 import type { InstanceRow } from './instances.ts';
 
 interface MoveRow {
@@ -152,8 +160,10 @@ export async function redirectMove(
   tx: Transaction,
   input: { moveId: MoveId; destination: HostId },
 ): Promise<{ destination: Host }> {
-  const { move, instance } = await lockMove(tx, input.moveId);
-  if (move.ended) throw new VmferryError('MoveNotFound', `move ${move.id} of instance ${instance.name} has ended`);
+  const open = await lockOpenMove(tx, input.moveId);
+  if (open === 'unknown') throw moveMissing(input.moveId);
+  if (open === 'ended') throw new VmferryError('MoveNotFound', `move ${input.moveId} has ended`);
+  const { move, instance } = open;
   const destination = await findHost(tx, input.destination);
   refuseWrongHost(instance, move.kind, destination.id);
   await needImage(tx, move.imageId, destination.id);
@@ -191,7 +201,7 @@ export interface CloseInput {
 
 /**
  * Ends a move and lets go of the instance, at `owner`. What the hosts decided stands already; this only writes it down.
- * Repeating it changes nothing.
+ * Repeating it changes nothing, and calling off a move that was never opened does neither.
  *
  * @throws MoveNotFound
  * @throws StaleGeneration if another host owns that generation
@@ -199,8 +209,13 @@ export interface CloseInput {
  */
 export async function closeMove(tx: Transaction, input: CloseInput): Promise<void> {
   const { moveId, outcome, owner, result, failure } = input;
-  const { move, instance } = await lockMove(tx, moveId);
-  if (move.ended) return;
+  const open = await lockOpenMove(tx, moveId);
+  if (open === 'ended') return;
+  if (open === 'unknown') {
+    if (outcome === 'failed' || outcome === 'saved') return;
+    throw moveMissing(moveId);
+  }
+  const { move, instance } = open;
   if (owner !== instance.host && input.generation <= instance.generation) throw ownedElsewhere(instance, owner);
   const state = outcome === 'failed' ? move.stateBefore : outcome === 'saved' ? 'saved' : 'running';
   // Where the instance is its base image is.
@@ -245,14 +260,16 @@ async function abandonMove(tx: Transaction, id: MoveId): Promise<void> {
   );
 }
 
-/** The instance first, as everywhere. A move names the same instance for ever, so that can be read without a lock. */
-async function lockMove(tx: Transaction, id: MoveId): Promise<{ move: MoveRow; instance: InstanceRow }> {
+/** The instance is locked first, as everywhere; an open move names the same one until it ends. */
+async function lockOpenMove(
+  tx: Transaction,
+  id: MoveId,
+): Promise<{ move: MoveRow; instance: InstanceRow } | 'unknown' | 'ended'> {
   const found = await tx.row<MoveRow>(SELECT, [id]);
-  if (!found) throw moveMissing(id);
-  const instance = await lockInstance(tx, found.instanceId);
-  const move = await tx.row<MoveRow>(`${SELECT} FOR UPDATE`, [id]);
-  if (!move) throw moveMissing(id);
-  return { move, instance };
+  if (!found) return 'unknown';
+  await holdInstance(tx, found.instanceId);
+  const move = await tx.row<MoveRow>(`${SELECT} AND ended_at IS NULL`, [id]);
+  return move ? { move, instance: await findInstance(tx, move.instanceId) } : 'ended';
 }
 
 /** `moving`: left behind by a lost workflow. What the instance does now its host will say. */
@@ -265,8 +282,7 @@ function refuseWrongState({ name, state, host }: InstanceRow, kind: MoveKind): v
     throw new VmferryError('InstanceRunning', `instance ${name} runs on ${host} already`);
   }
   if (kind !== 'restore' && state === 'saved') {
-    const other =
-      kind === 'migrate' ? `; restore it on the other host with \`vmferry instances restore ${name} --on HOST\`` : '';
+    const other = kind === 'migrate' ? `; \`vmferry instances restore ${name} HOST\` continues it on another host` : '';
     throw new VmferryError('InstanceNotRunning', `instance ${name} is saved on ${host}${other}`);
   }
 }
