@@ -292,7 +292,7 @@ export class Connection {
     await this.#call('domainAbortJob', uuid);
   }
 
-  /** Also bounds saves and snapshots, for which it must be set before. */
+  /** Bounds a migration or a live snapshot, also one under way; a plain save takes what it can. */
   async domainMigrateSetMaxSpeed(uuid: string, mebibytesPerSecond: number): Promise<void> {
     await this.#call('domainMigrateSetMaxSpeed', uuid, mebibytesPerSecond, 0);
   }
