@@ -25,7 +25,7 @@ import type { Environment, Profile } from './profile.ts';
 import type { Clock, Session } from './session.ts';
 
 export interface Surroundings {
-  stdin: Readable;
+  stdin: Readable & { isTTY?: boolean };
   stdout: Sink;
   stderr: Sink;
   env: Environment;

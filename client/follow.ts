@@ -12,8 +12,10 @@ const LOST_MS = 120_000;
 export interface Following {
   /** What the progress line says until the workflow tells more. */
   title: string;
-  /** A move: may be parked, and can be watched again. */
+  /** A move: can be watched again. */
   move: boolean;
+  /** End with `MoveParked` when it waits for a decision; otherwise say so and stay. */
+  untilParked?: boolean;
 }
 
 /**
@@ -50,12 +52,12 @@ export async function follow<Result>(session: Session, running: Running<Result>,
       const change = await snapshotOf(running, tracker, clock.now());
       display.show(change);
       const { parked } = change.view;
-      if (parked !== null) {
+      if (parked !== null && how.untilParked === true) {
         throw new VmferryError('MoveParked', `The move ${shortMove(running.runId)} is parked: ${parked.reason}`);
       }
     }
     // The last steps ended between two looks.
-    display.show(await snapshotOf(running, tracker, clock.now()));
+    if (how.move) display.show(await snapshotOf(running, tracker, clock.now()));
     return await Promise.race([result, interrupted]);
   } finally {
     display.clear();

@@ -5,7 +5,7 @@
 import type { HostId, MovePhase, MoveProgress, ParkChoice, StepRecord } from '../workflows/contract.ts';
 import type { FailureType } from '../workflows/failures.ts';
 import type { Snapshot } from './api.ts';
-import { formatBytes, formatSeconds } from './format.ts';
+import { formatBytes, formatSeconds, shortMove } from './format.ts';
 import type { Output } from './output.ts';
 
 /** Rates are averaged over this many milliseconds. */
@@ -139,6 +139,7 @@ export function progressLine(view: View): string {
 /** What keeps it from going on, if anything does. */
 function remarkOn(view: View): string | null {
   if (view.trouble !== null) return view.trouble;
+  if (view.parked !== null) return 'parked, waits for your decision';
   if (view.waitingFor !== null) return `waiting for the worker of host ${view.waitingFor}`;
   if (view.phase === 'returning') return 'on the way back to its source';
   if (view.attempt > 1) return `try ${view.attempt}${view.lastFailure === null ? '' : `: ${view.lastFailure}`}`;
@@ -156,6 +157,7 @@ export class ProgressDisplay {
   readonly #output: Output;
   #drawn = false;
   #remark: string | null = null;
+  #parked: string | null = null;
 
   constructor(output: Output) {
     this.#output = output;
@@ -164,6 +166,7 @@ export class ProgressDisplay {
   show({ ended, turned, view }: Change): void {
     for (const record of ended) this.#output.event('step', { moveId: view.moveId, ...record });
     if (turned || view.bytesTotal > 0) this.#output.event('progress', view);
+    this.#tellParked(view);
     if (this.#output.live) {
       this.#output.status(progressLine(view));
       this.#drawn = true;
@@ -173,6 +176,20 @@ export class ProgressDisplay {
     const remark = remarkOn(view);
     if (remark !== null && remark !== this.#remark) this.#output.note(`${view.title}: ${remark}`);
     this.#remark = remark;
+  }
+
+  /** Once for each reason: what was decided from another terminal may fail again. */
+  #tellParked({ moveId, parked }: View): void {
+    if (parked !== null && parked.reason !== this.#parked) {
+      this.clear();
+      this.#output.note(`The move is parked: ${parked.reason}`);
+      for (const choice of parked.choices) {
+        this.#output.note(
+          `  vmferry moves ${choice} ${shortMove(moveId ?? 'MOVE')}${choice === 'readdress' ? ' HOST' : ''}`,
+        );
+      }
+    }
+    this.#parked = parked?.reason ?? null;
   }
 
   /** Frees the terminal's bottom line. */

@@ -32,7 +32,7 @@ export interface Session {
   readonly clock: Clock;
   /** Aborts on Ctrl-C. */
   readonly interrupt: AbortSignal;
-  readonly stdin: Readable;
+  readonly stdin: Readable & { isTTY?: boolean };
   /** VmferryError `ProfileInvalid`. */
   profile(): Promise<Profile>;
   api(): Promise<Api>;

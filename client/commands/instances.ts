@@ -9,6 +9,7 @@ import { formatBytes, formatSeconds, formatTime, parseWhole, short, shortMove } 
 import { fields, section, table } from '../output.ts';
 import type { Column, Section } from '../output.ts';
 import { findHost } from '../resolve.ts';
+import { confirm, declined } from '../session.ts';
 import type { Session } from '../session.ts';
 import { moveColumns } from './moves.ts';
 
@@ -28,6 +29,7 @@ interface MoveFlags {
   onFailure?: string;
   retryWindow?: string;
   compressionLevel?: string;
+  untilParked?: boolean;
   detach?: boolean;
 }
 
@@ -40,10 +42,12 @@ export function addInstancesCommands(program: Command, session: Session): void {
       .option('--compression-level <n>', 'zstd level, 1 to 19 (default: 1)')
       .option('--detach', 'start it and return; `vmferry moves watch` shows it');
   const onFailure = (command: Command): Command =>
-    command.option(
-      '--on-failure <choice>',
-      'park: keep it down for a decision; return: run it at its source (default: return)',
-    );
+    command
+      .option(
+        '--on-failure <choice>',
+        'park: stay down for a decision; return: run at the source again (default: return)',
+      )
+      .option('--until-parked', 'end when it is parked, instead of waiting for the decision');
 
   instances
     .command('list')
@@ -72,7 +76,7 @@ export function addInstancesCommands(program: Command, session: Session): void {
       const story = { instanceName: instance.name, source: instance.host };
       const running = await (await api.temporal()).start('save', { instanceId: instance.id, ...options }, story);
       if (flags.detach === true) return detached(session, running);
-      const result = await followMove(session, running, `${instance.name} on ${instance.host}`);
+      const result = await followMove(session, running, `${instance.name} on ${instance.host}`, flags);
       session.output.answer(
         `Instance ${result.instanceId} saved as package ${result.packageId} on ${result.host}`,
         result,
@@ -98,7 +102,7 @@ export function addInstancesCommands(program: Command, session: Session): void {
         { instanceName: instance.name, source: instance.host },
       );
       if (flags.detach === true) return detached(session, running);
-      const result = await followMove(session, running, `${instance.name} → ${destination ?? instance.host}`);
+      const result = await followMove(session, running, `${instance.name} → ${destination ?? instance.host}`, flags);
       summarise(session, result);
       session.output.answer(`Instance ${result.instanceId} restored on ${result.destination}`, result);
     });
@@ -117,11 +121,15 @@ export function addInstancesCommands(program: Command, session: Session): void {
   instances
     .command('delete')
     .argument('<id>', id)
-    .description('End an instance for ever: its domain, disks and address')
-    .addHelpText('after', '\nExample:\n  vmferry instances delete counter --output json')
-    .action(async (word: string) => {
+    .description('End an instance for ever: its domain, disks and address; asks first on a terminal')
+    .option('--yes', 'do not ask')
+    .addHelpText('after', '\nExample:\n  vmferry instances delete counter --yes')
+    .action(async (word: string, options: { yes?: boolean }) => {
       const api = await session.api();
       const instance = await (await api.catalog()).findInstance(word);
+      const ask = options.yes !== true && session.stdin.isTTY === true;
+      const question = `Delete instance ${instance.name} (${instance.id}) on ${instance.host} for ever?`;
+      if (ask && !(await confirm(session, question))) throw declined();
       await deleteInstance(session, api, instance);
       session.output.answer(`Instance ${instance.id} deleted`, { id: instance.id });
     });
@@ -152,7 +160,7 @@ async function migrate(session: Session, word: string, hostWord: string, flags: 
     story,
   );
   if (flags.detach === true) return detached(session, running);
-  const result = await followMove(session, running, `${instance.name} ${instance.host} → ${destination.id}`);
+  const result = await followMove(session, running, `${instance.name} ${instance.host} → ${destination.id}`, flags);
   summarise(session, result);
   session.output.answer(`Instance ${result.instanceId} migrated to ${result.destination}`, result);
 }
@@ -177,10 +185,15 @@ function moveOptions(flags: MoveFlags): { options?: MoveOptions } {
   return Object.keys(options).length === 0 ? {} : { options };
 }
 
-function followMove<Result>(session: Session, running: Running<Result>, title: string): Promise<Result> {
+function followMove<Result>(
+  session: Session,
+  running: Running<Result>,
+  title: string,
+  flags: MoveFlags,
+): Promise<Result> {
   if (running.joined)
     session.output.note(`This is under way already, as move ${shortMove(running.runId)}; watching it.`);
-  return follow(session, running, { title, move: true });
+  return follow(session, running, { title, move: true, untilParked: flags.untilParked === true });
 }
 
 function detached(session: Session, running: Running<unknown>): void {

@@ -63,12 +63,15 @@ export function addMovesCommands(program: Command, session: Session): void {
   moves
     .command('watch')
     .argument('<move>', MOVE)
-    .description('Watch a move to its end, or until it is parked')
+    .description('Watch a move to its end')
+    .option('--until-parked', 'end when it is parked, instead of waiting for the decision')
     .addHelpText(
       'after',
       '\nCtrl-C ends the watching, not the move.\n\nExample:\n  vmferry moves watch counter --output jsonl',
     )
-    .action(async (word: string) => watch(session, await find(session, word)));
+    .action(async (word: string, options: { untilParked?: boolean }) =>
+      watch(session, await find(session, word), options.untilParked === true),
+    );
 
   const decision = (
     name: string,
@@ -136,10 +139,10 @@ async function find(session: Session, word: string): Promise<FoundMove> {
   return findMove(await api.catalog(), await api.temporal(), word);
 }
 
-async function watch(session: Session, { row, running }: FoundMove): Promise<void> {
+async function watch(session: Session, { row, running }: FoundMove, untilParked = false): Promise<void> {
   const title =
     row === null ? `move ${shortMove(running.runId)}` : `${row.instanceName} ${row.source} → ${row.destination}`;
-  const result = await follow(session, running, { title, move: true });
+  const result = await follow(session, running, { title, move: true, untilParked });
   session.output.answer(outcomeOf(running.type, result), { moveId: running.runId, ...(result as object) });
 }
 

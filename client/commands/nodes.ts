@@ -33,7 +33,7 @@ export function addNodesCommands(program: Command, session: Session): void {
     .option('--yes', 'trust the fingerprint without comparing it')
     .addHelpText(
       'after',
-      '\nExample:\n  vmferry nodes add beta --fingerprint "$(ssh beta cat /var/lib/vmferry/keys/fingerprint)"',
+      '\nExample:\n  vmferry nodes add beta --fingerprint "$(ssh beta vmferry-host --print-fingerprint)"',
     )
     .action((host: string, options: { fingerprint?: string; yes?: boolean }) => addNode(session, host, options));
 

@@ -30,7 +30,8 @@ export function addPackagesCommands(program: Command, session: Session): void {
     .addHelpText('after', '\nExample:\n  vmferry packages list --output json')
     .action(async () => {
       const catalog = await (await session.api()).catalog();
-      session.output.listing(section({ kind: 'package', title: 'packages', rows: await catalog.packages(), columns }));
+      const rows = (await catalog.packages()).map((row) => ({ packageId: row.id, ...row }));
+      session.output.listing(section({ kind: 'package', title: 'packages', rows, columns }));
     });
 
   packages
@@ -52,7 +53,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
         ['Hosts', row.hosts.join(' ')],
         ['Needed', row.needed ? 'yes: the instance would be continued from it' : 'no'],
       ]);
-      session.output.answer(text, row);
+      session.output.answer(text, { packageId: row.id, ...row });
     });
 
   packages
