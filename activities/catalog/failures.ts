@@ -12,6 +12,11 @@ export function isConflict(error: unknown): boolean {
   return error instanceof pg.DatabaseError && (error.code === '40P01' || error.code === '40001');
 }
 
+/** Did PostgreSQL say that it cannot serve us now? */
+export function isUnreachable(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && UNREACHABLE.test(error.code ?? '');
+}
+
 /** Name of the constraint that a statement would break; null if it failed for another reason. */
 export function brokenRule(error: unknown): string | null {
   return error instanceof pg.DatabaseError && error.code?.startsWith('23') ? (error.constraint ?? null) : null;
@@ -23,10 +28,8 @@ export function brokenRule(error: unknown): string | null {
  */
 export function asFailure(error: unknown, doing: string): unknown {
   if (!(error instanceof pg.DatabaseError)) return error;
+  if (isUnreachable(error)) return unreachable(error, doing);
   const { code = '', message, constraint, detail } = error;
-  if (UNREACHABLE.test(code)) {
-    return new VmferryError('CatalogUnreachable', `cannot ${doing}: ${message}`, { cause: error });
-  }
   if (REFUSED.test(code)) {
     const rule = constraint === undefined ? '' : ` (rule ${constraint})`;
     const why = detail === undefined ? message : `${message}: ${detail}`;
@@ -37,7 +40,7 @@ export function asFailure(error: unknown, doing: string): unknown {
   return error;
 }
 
-/** For errors that tell of the connection and not of a statement. */
+/** The failure for an error that tells of the connection, not of a statement. */
 export function unreachable(error: unknown, doing: string): VmferryError {
   // Node tries all addresses of a name and reports them together, with an empty message.
   const first: unknown = error instanceof AggregateError ? error.errors[0] : error;

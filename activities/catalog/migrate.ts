@@ -17,7 +17,7 @@ import type { RunnerOption } from 'node-pg-migrate';
 import pg from 'pg';
 import { SCHEMA_FOLDER } from '../../infra/schema.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { asFailure, unreachable } from './failures.ts';
+import { isUnreachable, unreachable } from './failures.ts';
 
 export interface MigrateOptions {
   /** The role that may read everything and change nothing; made when missing and possible. Default `vmferry_reader`. */
@@ -68,12 +68,14 @@ export async function migrateCatalog(url: string, options: MigrateOptions = {}):
       ignorePattern: '(?!.*\\.sql$).*',
       migrationsTable: MIGRATIONS_TABLE,
       direction: 'up',
+      // All that an upgrade needs, or nothing.
+      singleTransaction: true,
       migrationLoaderStrategies: [{ extensions: ['.sql'], loader: loadWithDigest }],
       log: () => undefined,
     });
     return { applied: applied.map(({ name }) => name), readerReady: await admitReader(client, readerRole) };
   } catch (error) {
-    throw lost ? unreachable(error, DOING) : asFailure(error, DOING);
+    throw (lost ?? isUnreachable(error)) ? unreachable(error, DOING) : error;
   } finally {
     await client.end();
   }

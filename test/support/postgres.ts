@@ -16,8 +16,8 @@ const run = promisify(execFile);
 export interface TestPostgres {
   /** For the superuser, or for `role`, who has no password here. */
   url(database: string, role?: string): string;
-  /** A fresh, empty database; its name. */
-  createDatabase(): Promise<string>;
+  /** A fresh database, empty or like `template`, to which nobody may be connected; its name. */
+  createDatabase(template?: string): Promise<string>;
   /** Ends all sessions at once, as a crash of the server would. */
   kill(): Promise<void>;
   /** Starts the server again after `kill`. */
@@ -54,9 +54,9 @@ export async function startPostgres(): Promise<TestPostgres> {
   let child = await start(server, url('postgres'));
   return {
     url,
-    createDatabase: async () => {
+    createDatabase: async (template = 'template1') => {
       const database = `t${process.hrtime.bigint()}`;
-      await statement(url('postgres'), `CREATE DATABASE ${database}`);
+      await statement(url('postgres'), `CREATE DATABASE ${database} TEMPLATE ${template}`);
       return database;
     },
     kill: async () => await end(child, 'SIGQUIT'),
