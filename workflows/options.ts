@@ -29,35 +29,37 @@ const COMMAND_PATIENCE = 60;
 const FIRST_RETRY = 0.5;
 const LAST_RETRY = 15;
 
+/** Every activity of a host beats once a second; a worker that was killed is noticed by the silence. */
+const HEARTBEAT = '10s';
+
 /**
- * Classes of duration. A killed worker is noticed by the missing heartbeat or, where there is none, when the time is
- * over: so what may take longer than half a minute tells that it lives.
- *
- * A cancelled call is waited for only where the way back begins with what it leaves behind: on the source. Nothing that
- * goes on elsewhere can hold up the return, since without a release no copy runs.
+ * Classes of duration. A cancelled call is waited for only where the way back begins with what it leaves behind: on the
+ * source. Nothing that goes on elsewhere can hold up the return, since without a release no copy runs.
  */
 const DURATIONS = {
-  /** Small changes, some of them in the blackout. */
-  prompt: { startToCloseTimeout: '30s', cancellationType: ActivityCancellationType.TRY_CANCEL },
-  /** Looks into files and asks libvirt. */
-  quick: { startToCloseTimeout: '60s', cancellationType: ActivityCancellationType.TRY_CANCEL },
+  /** Looks and small changes. */
+  quick: {
+    startToCloseTimeout: '60s',
+    heartbeatTimeout: HEARTBEAT,
+    cancellationType: ActivityCancellationType.TRY_CANCEL,
+  },
   /** Works on RAM and disks of a guest. */
   long: {
     startToCloseTimeout: '6h',
-    heartbeatTimeout: '10s',
+    heartbeatTimeout: HEARTBEAT,
     cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
   },
   /** Fetches over the network, or works on what was fetched; any number of hours. */
   remote: {
     startToCloseTimeout: '30 days',
-    heartbeatTimeout: '10s',
+    heartbeatTimeout: HEARTBEAT,
     cancellationType: ActivityCancellationType.TRY_CANCEL,
   },
 } as const satisfies Record<string, ActivityOptions>;
 
 const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   describeHost: 'quick',
-  keepRecord: 'prompt',
+  keepRecord: 'quick',
   addImage: 'long',
   pullImage: 'remote',
   deleteImage: 'quick',
@@ -65,25 +67,25 @@ const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   deleteInstance: 'quick',
   preflightSource: 'quick',
   preflightDestination: 'quick',
-  reserve: 'prompt',
+  reserve: 'quick',
   announceMove: 'quick',
   saveInstance: 'long',
   rebaseOverlay: 'long',
   buildPackage: 'long',
   encryptPackage: 'long',
-  readdressPackage: 'prompt',
+  readdressPackage: 'quick',
   transferPackage: 'remote',
   openPackage: 'remote',
-  rewriteXml: 'prompt',
+  rewriteXml: 'quick',
   restoreInstance: 'remote',
-  releaseInstance: 'prompt',
+  releaseInstance: 'quick',
   resumeInstance: 'long',
   settleMove: 'quick',
   returnInstance: 'long',
   discardCopy: 'quick',
   verifyPackage: 'long',
   pullPackage: 'remote',
-  sharePackage: 'prompt',
+  sharePackage: 'quick',
   deletePackage: 'quick',
 };
 

@@ -30,6 +30,9 @@ import { Story } from './story.ts';
 /** The operator's word on a parked move. `return` ends the scope of the forward steps instead. */
 export type Decision = { kind: 'retry' } | { kind: 'readdress'; destination: HostId };
 
+/** Seconds. Nothing is at stake yet, and somebody waits for the answer. */
+const PREFLIGHT_PATIENCE = 15;
+
 /** How long a call is repeated when it fails, and how long it waits for an absent worker. */
 interface Endurance {
   failing: Patience;
@@ -139,7 +142,7 @@ export class Move {
     call: (source: HostActivities) => Promise<T>,
     told?: (result: T) => string,
   ): Promise<T> {
-    const endurance: Endurance = { failing: this.options.retryWindowSeconds, absent: 'for ever' };
+    const endurance: Endurance = { failing: this.#patience(step), absent: 'for ever' };
     return this.story.step(step, this.source.id, () => this.call(this.source.id, summary, endurance, call), told);
   }
 
@@ -151,8 +154,13 @@ export class Move {
     told?: (result: T) => string,
   ): Promise<T> {
     const { id } = this.destination;
-    const endurance: Endurance = { failing: this.options.retryWindowSeconds, absent: this.options.retryWindowSeconds };
+    const endurance: Endurance = { failing: this.#patience(step), absent: this.options.retryWindowSeconds };
     return this.story.step(step, id, () => this.call(id, summary, endurance, call), told);
+  }
+
+  #patience(step: StepRecord['step']): number {
+    const { retryWindowSeconds } = this.options;
+    return step === 'preflight' ? Math.min(retryWindowSeconds, PREFLIGHT_PATIENCE) : retryWindowSeconds;
   }
 
   /** A step that must come to its end, whoever cancels; only the host's refusal ends it otherwise. */
@@ -199,15 +207,20 @@ export class Move {
     }
   }
 
-  /** Like `call`, but repeated also when the host refuses: a person has to mend the cause, and sees it. */
+  /** Like `call`, but it comes to its end whatever happens. */
   async callForEver<T>(host: HostId, summary: string, call: (host: HostActivities) => Promise<T>): Promise<T> {
+    return this.insist(host, () => this.call(host, summary, { failing: 'for ever', absent: 'for ever' }, call));
+  }
+
+  /** Repeats also what was refused, whoever cancels: a person has to mend the cause, and sees it. */
+  async insist<T>(who: string, run: () => Promise<T>): Promise<T> {
     return CancellationScope.nonCancellable(async () => {
       for (let wait = 5; ; wait = Math.min(wait * 2, 300)) {
         try {
-          return await this.call(host, summary, { failing: 'for ever', absent: 'for ever' }, call);
+          return await run();
         } catch (error) {
-          this.story.note(`${host} refuses, and is asked again in ${wait} s: ${reasonOf(error).message}`);
-          await sleep(wait * 1000, { summary: `Ask ${host} again` });
+          this.story.note(`${who} refuses, and is asked again in ${wait} s: ${reasonOf(error).message}`);
+          await sleep(wait * 1000, { summary: `Ask ${who} again` });
         }
       }
     });

@@ -3,7 +3,6 @@
  * when patience is over; what follows from that is decided in way-back.ts and, for the steps at the destination, in
  * at-destination.ts.
  */
-import { CancellationScope } from '@temporalio/workflow';
 import type { ControlActivities, HostId, MoveResult, SaveResult, SignedText } from '../contract.ts';
 import { isCancellation, reasonOf } from '../failing.ts';
 import { onControl } from '../options.ts';
@@ -108,11 +107,13 @@ export async function announceMove(move: Move): Promise<void> {
 
 /** 4. The guest is suspended, then its RAM and CPU state written to a file. The blackout begins. */
 export async function saveInstance(move: Move): Promise<void> {
-  move.blackoutBegins();
   const saved = await move.atSource(
     'saveInstance',
     `Suspend ${move.name}, write its RAM and CPU state`,
-    (source) => source.saveInstance(move.ref),
+    (source) => {
+      move.blackoutBegins();
+      return source.saveInstance(move.ref);
+    },
     ({ saveBytes }) => bytes(saveBytes),
   );
   move.stopped(saved.stoppedMillis);
@@ -275,13 +276,11 @@ export async function settleMove(move: Move): Promise<MoveResult> {
 export async function settleSave(move: Move): Promise<SaveResult> {
   const { source, instanceId, packageId, facts } = move;
   move.pointOfNoReturn(`the instance is saved on ${source.id}; \`restore\` continues it`);
-  await CancellationScope.nonCancellable(() =>
-    move.story.step('settleMove', 'control', () =>
-      Promise.all([
-        clearUp(move, source.id, 'source', 'saved'),
-        closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration }),
-      ]),
-    ),
+  await move.story.step('settleMove', 'control', () =>
+    Promise.all([
+      clearUp(move, source.id, 'source', 'saved'),
+      closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration }),
+    ]),
   );
   move.story.phase('moved');
   return { instanceId, packageId, host: source.id, packageBytes: move.story.progress.packageBytes };
@@ -334,12 +333,8 @@ export async function closeMove(
   end: Omit<Parameters<ControlActivities['closeMove']>[0], 'moveId'>,
 ): Promise<void> {
   await move.besideDone();
-  await CancellationScope.nonCancellable(() =>
-    onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` }).closeMove({
-      moveId: move.id,
-      ...end,
-    }),
-  );
+  const catalog = onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` });
+  await move.insist('the catalog', () => catalog.closeMove({ moveId: move.id, ...end }));
 }
 
 function resultOf(move: Move): MoveResult {

@@ -25,6 +25,8 @@ const TITLES: Record<MovePhase, string> = {
   failed: 'failed',
 };
 
+const ENDS: readonly MovePhase[] = ['moved', 'returned', 'failed'];
+
 export class Story {
   readonly progress: MoveProgress;
   readonly #what: string;
@@ -72,6 +74,7 @@ export class Story {
   phase(phase: MovePhase): void {
     if (phase === this.progress.phase) return;
     this.progress.phase = phase;
+    if (ENDS.includes(phase)) this.progress.step = null;
     upsertSearchAttributes([{ key: searchAttributes.phase, value: phase }]);
     this.#publish();
     this.#onPhase(phase);
@@ -98,7 +101,6 @@ export class Story {
       throw error;
     } finally {
       record.endedAt = Date.now();
-      if (this.progress.step === step) this.progress.step = null;
       this.#publish();
     }
   }
@@ -166,7 +168,9 @@ function markdown(what: string, progress: MoveProgress, notes: string[]): string
   const lines = [`${what} of **${instanceName || instanceId}**${source && ` ${route}`} ${TITLES[phase]}.`, ''];
   if (parked) lines.push(`Since ${clock(parked.since)}: ${parked.failure}: ${parked.reason}`, '');
   if (waitingFor) lines.push(`The worker of **${waitingFor}** is absent; this goes on when it is back.`, '');
+  const stopped = progress.steps.find(({ step }) => step === 'saveInstance');
   if (blackoutSeconds !== undefined) lines.push(`Blackout: ${blackoutSeconds.toFixed(2)} s.`, '');
+  else if (stopped) lines.push(`Blackout since ${clock(stopped.startedAt)}.`, '');
   for (const { step, host, startedAt, endedAt, summary } of progress.steps) {
     const time = endedAt === undefined ? `since ${clock(startedAt)}` : `${((endedAt - startedAt) / 1000).toFixed(2)} s`;
     lines.push(`1. \`${step}\` on ${host}: ${time}${summary ? ` · ${summary}` : ''}`);

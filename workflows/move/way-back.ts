@@ -25,6 +25,8 @@ export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promi
 
 /** Undoes as much as was done; answers what the workflow is to throw. */
 async function undo(move: Move, error: unknown): Promise<unknown> {
+  // All that follows the point of no return is insisted on; a defect that comes here must not take anything back.
+  if (move.beyondReturn !== null) return error;
   if (!move.reserved) {
     move.story.phase('failed');
     return error;
