@@ -12,7 +12,7 @@ import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.
 import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
-import { readEnvelope } from './package/envelope.ts';
+import { readMovedEnvelope } from './moved-envelope.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy } from './restore-copy.ts';
 
@@ -30,11 +30,7 @@ async function restoreInstance(
 ): Promise<{ receipt: SignedText; diskSha256: Record<string, string> }> {
   const { instanceId, generation, packageId, moveId } = move;
   const folder = host.layout.stage(moveId);
-  const { origin, originDigest } = await readEnvelope({
-    folder: host.layout.package(packageId),
-    keys: host.keys,
-    pool: host.pool,
-  });
+  const { origin, originDigest } = await readMovedEnvelope(host, move);
   const receipt = (): Promise<SignedText> =>
     host.ledger.giveReceipt({ instanceId, generation, packageId, moveId, originDigest });
 

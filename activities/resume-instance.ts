@@ -19,9 +19,6 @@ import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { LOCAL_XML } from './rewrite-xml.ts';
 
-/** A guest without an agent must not keep the others waiting. */
-const AGENT_TIMEOUT_MS = 2_000;
-
 export function createResumeInstance(host: HostContext): HostActivities['resumeInstance'] {
   return (input) =>
     withHeartbeat('resumeInstance', (work) =>
@@ -29,7 +26,6 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
         const { instanceId, generation, packageId, release, source, moveId } = input;
         await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
         await runCopy(host, instanceId, generation, host.layout.stage(moveId), work);
-        await host.hypervisor.setGuestTime(instanceId, AGENT_TIMEOUT_MS);
       }),
     );
 }

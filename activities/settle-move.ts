@@ -1,5 +1,5 @@
 /**
- * Step 14 [both]: removes what only this move needed. The sealed package stays on both sides until it is deleted.
+ * Step 14 [both]: sets the guest's clock, removes what only this move needed. The sealed package stays on both sides until it is deleted.
  * Everything removed lies under a name that carries the move's id, or is a working copy of an instance that this host
  * has released. Idempotent.
  */
@@ -10,10 +10,14 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { withInstanceLock } from './records/lock.ts';
 
+const AGENT_TIMEOUT_MS = 2_000;
+
 export function createSettleMove(host: HostContext): HostActivities['settleMove'] {
   return ({ instanceId, generation, moveId, role, outcome }) =>
     withInstanceLock(host.layout, instanceId, async () => {
-      const { layout, ledger, network } = host;
+      const { hypervisor, layout, ledger, network } = host;
+      // Here and not in the step before: a guest without an agent would keep the move waiting in its blackout.
+      if (role === 'destination') await hypervisor.setGuestTime(instanceId, AGENT_TIMEOUT_MS);
       if (role === 'source' && outcome === 'moved') {
         const decision = await ledger.decision(instanceId, generation - 1);
         if (decision?.kind !== 'release') {
@@ -23,7 +27,7 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
           );
         }
         // The instance may have come back meanwhile with a later move; then its folders are not ours to remove.
-        if (!(await ledger.owned(instanceId)) && !(await host.hypervisor.find(instanceId))) {
+        if (!(await ledger.owned(instanceId)) && !(await hypervisor.find(instanceId))) {
           await network.expel(instanceId);
           await removeGenerations(layout.instance(instanceId));
         }

@@ -2,6 +2,7 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import type { HostContext } from './host-context.ts';
 import { addressPackage } from './package/envelope.ts';
+import { selfRecord } from './transfer-package.ts';
 
 export function createSharePackage(host: HostContext): HostActivities['sharePackage'] {
   return async ({ packageId, reader }) =>
@@ -9,6 +10,7 @@ export function createSharePackage(host: HostContext): HostActivities['sharePack
       folder: host.layout.package(packageId),
       keys: host.keys,
       pool: host.pool,
+      senderRecord: await selfRecord(host),
       destination: await host.pool.verifyHost(reader),
     });
 }

@@ -10,8 +10,8 @@ import type { PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
 import { readEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
-import { envelopeName, MAX_ENVELOPE_BYTES, segmentName } from '../package/format.ts';
-import { checkSegment } from '../package/verify.ts';
+import { envelopeName, MAX_ENVELOPE_BYTES } from '../package/format.ts';
+import { checkSegment, sealedBytes, segmentPath, segmentsOf } from '../package/verify.ts';
 import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import type { HostKeys } from '../trust/keys.ts';
@@ -63,34 +63,32 @@ export async function fetchPackage(options: FetchPackage): Promise<{ packageByte
     }
     await inspect(opened);
 
-    const segments = opened.origin.streams.flatMap(({ name, segments }) =>
-      segments.map((segment, index) => ({ stream: name, index, ...segment })),
-    );
-    const packageBytes = segments.reduce((sum, { bytes }) => sum + bytes, 0) + (await stat(envelopePath)).size;
+    const { origin } = opened;
+    const envelopeBytes = (await stat(envelopePath)).size;
+    const packageBytes = sealedBytes(origin) + envelopeBytes;
     if (folder === target) return { packageBytes, wireBytes };
 
-    let done = packageBytes - segments.reduce((sum, { bytes }) => sum + bytes, 0);
+    let done = envelopeBytes;
     const advance = (bytes: number): void => work.onProgress((done += bytes), packageBytes);
-    for (const stream of opened.origin.streams) await mkdir(join(folder, stream.name), { recursive: true });
-    const queue = segments.values();
+    for (const { name } of origin.streams) await mkdir(join(folder, name), { recursive: true });
+    const queue = segmentsOf(origin);
     const fetchOne = async (): Promise<void> => {
-      for (const segment of queue) {
+      for (;;) {
         work.signal.throwIfAborted();
-        const file = join(folder, segment.stream, segmentName(segment.index));
+        // Not for…of: the first fetcher to end would close the queue for the others.
+        const next = queue.next();
+        if (next.done) return;
+        const { place, expected } = next.value;
+        const file = segmentPath(folder, place);
         if (await exists(file)) {
-          advance(segment.bytes);
+          advance(expected.bytes);
           continue;
         }
         const part = `${file}.part`;
         if (await exists(part)) advance((await stat(part)).size);
-        wireBytes += await client.fetchFile(
-          path.segment(packageId, segment.stream, segment.index),
-          part,
-          segment.bytes,
-          work.signal,
-          advance,
-        );
-        await checkSegment(part, segment, segments).catch(async (error: unknown) => {
+        const url = path.segment(packageId, place.stream, place.index);
+        wireBytes += await client.fetchFile(url, part, expected.bytes, work.signal, advance);
+        await checkSegment(part, place, origin).catch(async (error: unknown) => {
           await rm(part, { force: true });
           throw error;
         });

@@ -10,7 +10,7 @@ import type { Testbed } from '../../infra/testbed/testbed.ts';
 
 /** A directory that both hosts have, each its own. */
 const FOLDER = '/var/lib/by-hand';
-const GPG = ['gpg', '--homedir', `${FOLDER}/gnupg`, '--batch', '-q'];
+const GPG = ['--homedir', `${FOLDER}/gnupg`, '--batch', '-q'];
 
 export interface ByHand {
   stepSeconds: Record<string, number>;
@@ -30,15 +30,16 @@ export async function prepareByHand(
   for (const host of [from, to]) {
     await mkdir(testbed.outside(host, `${FOLDER}/gnupg`), { recursive: true, mode: 0o700 });
   }
-  await testbed.exec(to, [...GPG, '--passphrase', '', '--quick-gen-key', to, 'rsa3072', 'default', 'never']);
-  const { stdout: key } = await testbed.exec(to, [...GPG, '--armor', '--export', to]);
-  await testbed.exec(from, [...GPG, '--import'], { input: key });
+  await testbed.exec(to, ['gpg', ...GPG, '--passphrase', '', '--quick-gen-key', to, 'rsa3072', 'default', 'never']);
+  const { stdout: key } = await testbed.exec(to, ['gpg', ...GPG, '--armor', '--export', to]);
+  await testbed.exec(from, ['gpg', ...GPG, '--import'], { input: key });
   const { stdout: xml } = await testbed.exec(from, ['virsh', '-q', 'dumpxml', '--inactive', instance]);
   await writeFile(testbed.outside(from, `${FOLDER}/libvirt.xml`), xml);
   const entry = `<host mac='${mac}' name='by-hand' ip='${ip}'/>`;
   await testbed.exec(to, ['virsh', '-q', 'net-update', 'guests', 'add', 'ip-dhcp-host', entry, '--live', '--config']);
   await testbed.exec(from, [
-    ...['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', '-subj', `/CN=${from}`],
+    'openssl',
+    ...['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', '-subj', `/CN=${from}`],
     ...['-keyout', `${FOLDER}/tls.key`, '-out', `${FOLDER}/tls.crt`],
   ]);
 }
@@ -79,7 +80,7 @@ export async function moveByHand(
   await step(
     'encrypt',
     from,
-    `${GPG.join(' ')} --trust-model always -z 0 --cipher-algo AES256 -r ${to} -o vm.gpg -e vm.zip`,
+    `gpg ${GPG.join(' ')} --trust-model always -z 0 --cipher-algo AES256 -r ${to} -o vm.gpg -e vm.zip`,
   );
   const packageBytes = Number(await step('size', from, 'stat -c %s vm.gpg'));
   delete stepSeconds['size'];
@@ -91,7 +92,7 @@ export async function moveByHand(
     server.kill();
     await once(server, 'exit');
   }
-  await step('decrypt', to, `${GPG.join(' ')} -o vm.zip -d vm.gpg`);
+  await step('decrypt', to, `gpg ${GPG.join(' ')} -o vm.zip -d vm.gpg`);
   await step('unzip', to, 'unzip -q vm.zip');
   const edited = xml
     .replaceAll(disk, `${FOLDER}/disk.qcow2`)

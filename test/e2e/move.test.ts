@@ -50,7 +50,8 @@ describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
 
   it('has a sound qcow2 file at the destination', async () => {
     const { stdout } = await pool.testbed.exec('beta', [
-      ...['bash', '-c', 'for d in "$1"/*.qcow2; do qemu-img check -U -f qcow2 "$d" || exit 1; done', 'check'],
+      'bash',
+      ...['-c', 'for d in "$1"/*.qcow2; do qemu-img check -U -f qcow2 "$d" || exit 1; done', 'check'],
       `/var/lib/vmferry/instances/${guest.id}/g2`,
     ]);
     assert.match(stdout, /No errors were found/);
