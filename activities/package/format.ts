@@ -6,6 +6,7 @@
  */
 import { z } from 'zod';
 import type { Requirements as RequirementsType } from '../../workflows/contract.ts';
+import { VmferryError } from '../../workflows/failures.ts';
 import { MEMBER } from '../records/layout.ts';
 import { fingerprint, generation, hex, hostName, uuid } from '../trust/statements.ts';
 
@@ -170,3 +171,18 @@ export const Envelope = z.strictObject({
   time: z.iso.datetime(),
 });
 export type Envelope = z.infer<typeof Envelope>;
+
+/**
+ * A record of this version, or a short refusal that names the first thing wrong with it.
+ *
+ * @throws PackageMalformed
+ */
+export function checkRecord<T>(json: unknown, schema: z.ZodType<T>, what: string): T {
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const { path = [], message = '' } = result.error.issues[0] ?? {};
+  throw new VmferryError(
+    'PackageMalformed',
+    `${what} is not one of version 1: ${path.join('.').slice(0, 200)} ${message.slice(0, 300)}`,
+  );
+}

@@ -54,6 +54,40 @@ export async function verifyChain(chain: Chain, pool: PoolTrust): Promise<ChainE
   return { ...end, madeBy };
 }
 
+/** What a package claims about its instance, next to the chain that must prove it. */
+export interface ChainClaim {
+  packageId: string;
+  instanceId: string;
+  /** The one that the package's receiver would own. */
+  generation: number;
+  sourceFingerprint: string;
+  chain: Chain;
+}
+
+/**
+ * Checks that a package's chain ends with its source as owner of the generation before the package's.
+ *
+ * @throws ChainBroken
+ */
+export async function verifyClaim(claim: ChainClaim, pool: PoolTrust): Promise<ChainEnd> {
+  const { packageId, instanceId, generation, sourceFingerprint } = claim;
+  const end = await verifyChain(claim.chain, pool);
+  if (end.ended || end.instanceId !== instanceId || end.generation !== generation - 1) {
+    throw new VmferryError(
+      'ChainBroken',
+      `package ${packageId} is for generation ${generation} of ${instanceId}, ` +
+        `its chain ${end.ended ? 'has ended' : 'stands'} at generation ${end.generation} of ${end.instanceId}`,
+    );
+  }
+  if (end.ownerFingerprint !== sourceFingerprint) {
+    throw new VmferryError(
+      'ChainBroken',
+      `package ${packageId} was not made by ${end.owner}, the owner of its instance`,
+    );
+  }
+  return end;
+}
+
 function signerKey(
   hosts: Map<string, CertifiedHost>,
   link: Exclude<Link, { type: 'fence' }>,

@@ -18,7 +18,7 @@ import type { InstanceId, MoveId, PackageId, SignedText } from '../../workflows/
 import { VmferryError } from '../../workflows/failures.ts';
 import { createOnce, exists, makeDirectory, readJson, syncDirectory, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
-import { verifyChain, type Chain, type ChainEnd } from './chain.ts';
+import { verifyClaim, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
 import type { HostKeys } from './keys.ts';
 import type { PoolTrust } from './pool.ts';
 import { digestOf, readUnverified, signText, verifyText, type Verified } from './signed-text.ts';
@@ -100,6 +100,11 @@ export class Ledger {
     this.#selfRecord = selfRecord;
   }
 
+  /** This host's own record, as the pool certified it. */
+  selfRecord(): Promise<SignedText> {
+    return this.#selfRecord();
+  }
+
   /** The generation that this host owns and has not decided about; null if it does not own the instance. */
   async owned(instanceId: InstanceId): Promise<Owned | null> {
     const book = await this.#open(instanceId);
@@ -143,27 +148,9 @@ export class Ledger {
    * @throws ChainBroken if the chain does not prove that the package's source owned the generation before, or
    *   contradicts what this host itself decided
    */
-  async accept(origin: {
-    instanceId: InstanceId;
-    generation: number;
-    packageId: PackageId;
-    sourceFingerprint: string;
-    chain: Chain;
-  }): Promise<void> {
+  async accept(origin: ChainClaim): Promise<void> {
     const { instanceId, generation, packageId, chain } = origin;
-    const end = await verifyChain(chain, this.#pool);
-    if (end.ended || end.instanceId !== instanceId || end.generation !== generation - 1) {
-      throw new VmferryError(
-        'ChainBroken',
-        `package ${packageId} is for generation ${generation} of ${instanceId}, its chain ends at ${end.generation} of ${end.instanceId}`,
-      );
-    }
-    if (end.ownerFingerprint !== origin.sourceFingerprint) {
-      throw new VmferryError(
-        'ChainBroken',
-        `package ${packageId} was not made by ${end.owner}, the owner of its instance`,
-      );
-    }
+    const end = await verifyClaim(origin, this.#pool);
     const book = await this.#open(instanceId, 'make');
     await this.#compareWithOwnDecisions(book, end);
     await this.#refuseStale(book, generation, packageId);

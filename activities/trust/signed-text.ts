@@ -27,7 +27,7 @@ export interface Verified<T> {
   digest: string;
 }
 
-export const sha256Hex = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
+const sha256Hex = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
 
 /** When to say that something was signed: a clock set back since the key was made must not make the key unusable. */
 export const signingDate = (key: PublicKey): Date => new Date(Math.max(Date.now(), key.getCreationTime().getTime()));
@@ -58,8 +58,8 @@ export async function readUnverified<T>(
 }
 
 /** Digest of a signed text that this host has verified before, or made itself. */
-export async function digestOf(signed: SignedText): Promise<string> {
-  return sha256Hex(decode(literalOf(await read(signed, MAX_STATEMENT_LENGTH))));
+export async function digestOf(signed: SignedText, limit: number = MAX_STATEMENT_LENGTH): Promise<string> {
+  return sha256Hex(decode(literalOf(await read(signed, limit))));
 }
 
 /**

@@ -1,0 +1,34 @@
+/** The envelope of a move's package, known to be of that move. */
+import type { MoveRef, SignedText } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import type { HostContext } from './host-context.ts';
+import { readEnvelope, type OpenedEnvelope } from './package/envelope.ts';
+
+/**
+ * Opens the envelope in the package's folder and compares it with what the move is about: a wrong orchestrator must not
+ * make a host take one instance for another.
+ *
+ * @param folder default: where the package lies once it is here
+ * @throws what readEnvelope throws; PackageMalformed if it is another package, instance or generation
+ */
+export async function readMovedEnvelope(
+  host: HostContext,
+  move: Pick<MoveRef, 'packageId' | 'instanceId' | 'generation'>,
+  options: { source?: SignedText; folder?: string } = {},
+): Promise<OpenedEnvelope> {
+  const { folder = host.layout.package(move.packageId), source } = options;
+  const opened = await readEnvelope({
+    folder,
+    keys: host.keys,
+    pool: host.pool,
+    ...(source !== undefined && { source }),
+  });
+  const { packageId, instanceId, generation } = opened.origin;
+  if (packageId !== move.packageId || instanceId !== move.instanceId || generation !== move.generation) {
+    throw new VmferryError(
+      'PackageMalformed',
+      `what lies at package ${move.packageId} is package ${packageId} for generation ${generation} of instance ${instanceId}`,
+    );
+  }
+  return opened;
+}

@@ -1,0 +1,25 @@
+/** Writes an envelope for another destination into a package that this host can read; the bulk stays as it is. */
+import type { HostActivities } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
+import type { HostContext } from './host-context.ts';
+import { addressPackage } from './package/envelope.ts';
+import { exists } from './records/durable.ts';
+import { withInstanceLock } from './records/lock.ts';
+
+export function createReaddressPackage(host: HostContext): HostActivities['readdressPackage'] {
+  return ({ packageId, instanceId, destination }) =>
+    withInstanceLock(host.layout, instanceId, async () => {
+      const { keys, layout, ledger, pool } = host;
+      const folder = layout.package(packageId);
+      if (!(await exists(folder))) {
+        throw new VmferryError('PackageNotFound', `host ${host.name} does not hold package ${packageId}`);
+      }
+      await addressPackage({
+        folder,
+        keys,
+        pool,
+        senderRecord: await ledger.selfRecord(),
+        destination: await pool.verifyHost(destination),
+      });
+    });
+}
