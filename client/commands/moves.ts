@@ -202,7 +202,7 @@ async function show(session: Session, word: string): Promise<void> {
     moveId: running.runId,
     kind: running.type,
     ...row,
-    progress,
+    ...progress,
     ui: address,
   });
 }

@@ -248,7 +248,7 @@ export class FakeApi implements Api {
   temporal = (): Promise<Orchestrator> => {
     const orchestrator: Orchestrator = {
       start: (type, input, story) => {
-        this.started.push({ type, input: input as object, story });
+        this.started.push({ type, input, story });
         const running = this.workflows[type]?.() ?? new FakeRunning();
         return Promise.resolve(running as Running<never>);
       },

@@ -108,7 +108,9 @@ describe('progress', () => {
     const { display: shown, written } = display('text', true);
     shown.show(new Tracker('counter').update(moving(10), NOW));
     shown.clear();
-    assert.match(written.err, /^\rcounter alpha → beta {2}transferPackage[^\n]*\r\u001b\[K$/);
+    assert.ok(written.err.startsWith('\rcounter alpha → beta  transferPackage'));
+    assert.ok(written.err.endsWith('\r\u001b[K'));
+    assert.ok(!written.err.includes('\n'));
   });
 
   it('writes plain lines elsewhere: each step, and each obstacle once', () => {
