@@ -1,0 +1,81 @@
+# Debian packages, npm packages, the libvirt binding. Read by setup.sh.
+
+packages=(
+  qemu-system-x86 qemu-utils
+  libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
+  dnsmasq-base nftables iptables ebtables iproute2 procps
+  g++ pkg-config
+  postgresql-15
+  openssl zstd busybox-static cpio xz-utils e2fsprogs
+  tcpdump zip unzip gnupg curl ca-certificates
+)
+
+missing() { # PACKAGE…: those that are not installed
+  local installed
+  installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p' || true)
+  comm -23 <(printf '%s\n' "$@" | sort -u) <(sort -u <<<"$installed")
+}
+
+set_up_packages() {
+  local list what
+  for program in dpkg-query apt-get; do
+    command -v $program >/dev/null || fail "this is no Debian: install by hand what these Debian packages hold: ${packages[*]}"
+  done
+  mapfile -t list < <(missing "${packages[@]}")
+  if [ ${#list[@]} -eq 0 ]; then
+    there 'system packages' 'there'
+    return
+  fi
+  install_packages "${list[@]}"
+}
+
+install_packages() { # PACKAGE…
+  [ "$(id -u)" = 0 ] || fail "system packages are missing, and installing them needs root: sudo apt-get install --no-install-recommends $*"
+  # What is installed here is started by vmferry when it is wanted, in namespaces of its own: no service of the system
+  # is to start by itself now, and PostgreSQL is to make no cluster.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    undo+=(/usr/sbin/policy-rc.d)
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+  fi
+  mkdir -p /etc/postgresql-common/createcluster.d
+  undo+=(/etc/postgresql-common/createcluster.d/vmferry.conf)
+  echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/vmferry.conf
+
+  work 'system packages' "installing $*" 'apt-get failed; without a network install them by hand, otherwise the lines below tell why' apt_install "$@"
+  rm -f -- "${undo[@]}"
+  undo=()
+}
+
+apt_install() { # PACKAGE…
+  export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+  apt-get -q -o DPkg::Lock::Timeout=300 update
+  apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install --yes --no-install-recommends "$@"
+}
+
+set_up_npm() {
+  # npm writes this file last, so it is older than the lockfile after an update and missing after an interruption.
+  if [ node_modules/.package-lock.json -nt package-lock.json ]; then
+    there 'npm packages' 'there'
+    return
+  fi
+  # Not the Node that npm is about to remove.
+  local PATH=$PATH version
+  PATH=$(tr : '\n' <<<"$PATH" | grep -v '/node_modules/\.bin$' | paste -sd :)
+  command -v npm >/dev/null || fail 'there is no npm: install Node.js 20 or newer with npm, from nodejs.org or your distribution'
+  version=$(node --version 2>/dev/null) || fail 'there is no Node.js: install version 20 or newer, from nodejs.org or your distribution'
+  version=${version#v}
+  [ "${version%%.*}" -ge 20 ] || fail "Node.js $version is too old: version 20 or newer is needed"
+  work 'npm packages' 'installing them' 'npm ci failed; it needs a network and a registry that `npm config get registry` names' \
+    npm ci --no-audit --no-fund --loglevel=error
+  [ -x node_modules/.bin/node ] || [ "${version%%.*}" -ge 24 ] ||
+    fail "npm packages: there is no Node.js 24 for $(uname -m) among them: install Node.js 24 on this machine"
+}
+
+set_up_binding() {
+  if bash infra/libvirt/build.sh --check; then
+    there 'libvirt binding' 'there'
+  else
+    work 'libvirt binding' 'compiling it' 'it does not compile' bash infra/libvirt/build.sh
+  fi
+}
