@@ -1,6 +1,7 @@
 /** A small pool in the catalog, written by the control worker's own activities, for tests that read or break it. */
 import { createHash, randomUUID } from 'node:crypto';
 import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
 import { generateKey } from 'openpgp';
 import pg from 'pg';
 import { Catalog } from '../../activities/catalog/catalog.ts';
@@ -8,7 +9,15 @@ import { migrateCatalog } from '../../activities/catalog/migrate.ts';
 import { createControlActivities } from '../../activities/control.ts';
 import { PROFILE } from '../../activities/trust/openpgp-profile.ts';
 import { signText } from '../../activities/trust/signed-text.ts';
-import type { ControlActivities, HostId, HostRecord, Image, InstanceId, SpawnInput } from '../../workflows/contract.ts';
+import type {
+  ControlActivities,
+  HostId,
+  HostRecord,
+  Image,
+  InstanceId,
+  PackageId,
+  SpawnInput,
+} from '../../workflows/contract.ts';
 import { workflowId } from '../../workflows/contract.ts';
 import type { TestPostgres } from './postgres.ts';
 import { startPostgres } from './postgres.ts';
@@ -60,7 +69,7 @@ export interface TestCatalog {
 }
 
 /** A cluster, and a migrated database from which the others are copied. */
-export async function startCatalogs(): Promise<{ server: TestPostgres; open(): Promise<TestCatalog> }> {
+export async function startCatalogs(): Promise<{ server: TestPostgres; open: () => Promise<TestCatalog> }> {
   const server = await startPostgres();
   const template = await server.createDatabase();
   await migrateCatalog(server.url(template));
@@ -89,9 +98,9 @@ export function openCatalog(url: string): TestCatalog {
 function calledBy(activities: ControlActivities, workflow: string): ControlActivities {
   const all = activities as unknown as Record<string, (input: unknown) => Promise<unknown>>;
   const call = (_: object, name: string) => async (input: unknown) => {
-    const environment = new MockActivityEnvironment({
-      workflowExecution: { workflowId: workflow, runId: randomUUID() },
-    });
+    const info = { workflowExecution: { workflowId: workflow, runId: randomUUID() } };
+    // Failures are what many of the tests provoke.
+    const environment = new MockActivityEnvironment(info, { logger: new DefaultLogger('ERROR') });
     return await environment.run(async () => await all[name]?.(input));
   };
   return new Proxy({}, { get: call }) as ControlActivities;
@@ -129,11 +138,18 @@ export async function openMove(
   return ids;
 }
 
+type Sealed = Parameters<ControlActivities['recordPackage']>[0];
+
+/** What recordPackage is told of a package at `host`. */
+export function sealed(packageId: PackageId, instanceId: InstanceId, host: HostId, generation = 2): Sealed {
+  const sealedAt = '2026-11-20T12:00:00.000Z';
+  return { packageId, instanceId, generation, host, bytes: 40_000_000, sealedAt };
+}
+
 /** Saves an instance of generation 1 at its host; its package. */
-export async function saveInstance(catalog: TestCatalog, instanceId: InstanceId, host: HostId): Promise<string> {
+export async function saveInstance(catalog: TestCatalog, instanceId: InstanceId, host: HostId): Promise<PackageId> {
   const { moveId, packageId } = await openMove(catalog, instanceId, host, { kind: 'save' });
-  const sealedAt = new Date().toISOString();
-  await catalog.activities.recordPackage({ packageId, instanceId, generation: 2, host, bytes: 40_000_000, sealedAt });
+  await catalog.activities.recordPackage(sealed(packageId, instanceId, host));
   await catalog.activities.closeMove({ moveId, outcome: 'saved', owner: host, generation: 1 });
   return packageId;
 }
