@@ -1,6 +1,6 @@
 import type { MigrateInput, MoveResult } from './contract.ts';
-import { atDestination } from './move/at-destination.ts';
 import { Move } from './move/move.ts';
+import { parkable } from './move/parking.ts';
 import {
   announceMove,
   buildPackage,
@@ -42,7 +42,7 @@ export async function migrate(input: MigrateInput): Promise<MoveResult> {
     await buildPackage(move); //                  6   source
     await encryptPackage(move); //                7   source
 
-    const receipt = await atDestination(move, async () => {
+    const receipt = await parkable(move, async () => {
       await transferPackage(move); //             8   destination
       await openPackage(move); //                 9   destination
       await rewriteXml(move); //                 10   destination

@@ -100,11 +100,14 @@ export function onHost(host: HostId, call: CallOptions = {}): HostActivities {
   }));
 }
 
-/** The catalog activities. They share a worker with the workflow itself, so nobody is ever absent. */
+/**
+ * The catalog activities. They share a worker with the workflow itself, so nobody is ever absent. Cancelled, they are waited
+ * for: what is undone next depends on what they did.
+ */
 export function onControl(call: CallOptions = {}): ControlActivities {
   return proxy<ControlActivities>('control', () => ({
     startToCloseTimeout: '30s',
-    cancellationType: ActivityCancellationType.TRY_CANCEL,
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     ...common(call),
     taskQueue: CONTROL_QUEUE,
   }));

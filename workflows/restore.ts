@@ -1,6 +1,6 @@
 import type { MoveResult, RestoreInput } from './contract.ts';
-import { atDestination } from './move/at-destination.ts';
 import { Move } from './move/move.ts';
+import { parkable } from './move/parking.ts';
 import {
   openPackage,
   plan,
@@ -43,7 +43,7 @@ async function continueAtHome(move: Move): Promise<MoveResult> {
 
 async function continueElsewhere(move: Move): Promise<MoveResult> {
   await readdressPackage(move);
-  const receipt = await atDestination(move, async () => {
+  const receipt = await parkable(move, async () => {
     await transferPackage(move);
     await openPackage(move);
     await rewriteXml(move);

@@ -75,15 +75,17 @@ export function createFakeControlActivities(pool: FakePool): ControlActivities {
         scenario.packageHosts.add(input.host);
       }),
     closeMove: (input) =>
-      onMove('closeMove', input, (scenario) => {
-        scenario.openMove = null;
-        scenario.closed = input.outcome;
-        scenario.recorded = {
-          host: input.owner,
-          state: input.outcome === 'saved' ? 'saved' : 'running',
-          generation: input.generation,
-        };
-      }),
+      (input.outcome === 'failed' || input.outcome === 'saved') && !pool.isOpened(input.moveId)
+        ? Promise.resolve()
+        : onMove('closeMove', input, (scenario) => {
+            scenario.openMove = null;
+            scenario.closed = input.outcome;
+            scenario.recorded = {
+              host: input.owner,
+              state: input.outcome === 'saved' ? 'saved' : 'running',
+              generation: input.generation,
+            };
+          }),
 
     reserveInstance: (input) =>
       on('reserveInstance', input, (scenario) => ({

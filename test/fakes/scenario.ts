@@ -193,6 +193,10 @@ export class FakePool {
     return found(this.#moves.get(id), 'MoveNotFound', id);
   }
 
+  isOpened(id: MoveId): boolean {
+    return this.#moves.has(id);
+  }
+
   opened(move: MoveId, scenario: Scenario): void {
     this.#moves.set(move, scenario);
   }

@@ -2,7 +2,12 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Client, Connection, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import {
+  Client,
+  Connection,
+  WorkflowFailedError,
+  type WorkflowHandleWithFirstExecutionRunId,
+} from '@temporalio/client';
 import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import {
   CONTROL_QUEUE,
@@ -108,7 +113,7 @@ export class Harness {
     name: N,
     id: string,
     input: Parameters<Workflows[N]>[0],
-  ): Promise<WorkflowHandle<Workflows[N]>> {
+  ): Promise<WorkflowHandleWithFirstExecutionRunId<Workflows[N]>> {
     return await this.client.workflow.start<Workflows[N]>(name, {
       taskQueue: CONTROL_QUEUE,
       workflowId: id,
@@ -138,10 +143,10 @@ export class Harness {
 
 /** A move that a test follows. */
 export class Migration {
-  readonly handle: WorkflowHandle<Workflows['migrate']>;
+  readonly handle: WorkflowHandleWithFirstExecutionRunId<Workflows['migrate']>;
   readonly scenario: Scenario;
 
-  constructor(handle: WorkflowHandle<Workflows['migrate']>, scenario: Scenario) {
+  constructor(handle: WorkflowHandleWithFirstExecutionRunId<Workflows['migrate']>, scenario: Scenario) {
     this.handle = handle;
     this.scenario = scenario;
   }
@@ -153,11 +158,11 @@ export class Migration {
   /** Polls, as a client does. */
   async until(what: MovePhase | ((progress: MoveProgress) => boolean)): Promise<MoveProgress> {
     const holds = typeof what === 'string' ? (progress: MoveProgress): boolean => progress.phase === what : what;
-    for (let waited = 0; ; waited += 50) {
+    for (let waited = 0; ; waited += 100) {
       const progress = await this.progress();
       if (holds(progress)) return progress;
       if (waited > 20_000) assert.fail(`waited in vain; the move is ${JSON.stringify(progress)}`);
-      await sleep(50);
+      await sleep(100);
     }
   }
 

@@ -1,25 +1,42 @@
 /**
  * The fourteen steps of a move (docs/architecture.md), one function each, in order. A step throws what its host threw
- * when patience is over; what follows from that is decided in way-back.ts and, for the steps at the destination, in
- * at-destination.ts.
+ * when patience is over; what follows from that is decided in way-back.ts and, where a move can be parked, in parking.ts.
  */
-import type { ControlActivities, HostId, MoveResult, SaveResult, SignedText } from '../contract.ts';
-import { isCancellation, reasonOf } from '../failing.ts';
+import type { ControlActivities, HostId, MoveOptions, MoveResult, SaveResult, SignedText } from '../contract.ts';
+import { failure, isCancellation, reasonOf } from '../failing.ts';
 import { onControl } from '../options.ts';
+import { atDestination, atSource, call, callForEver, insist, shielded, unfailing } from './calling.ts';
 import type { Move } from './move.ts';
 
 /** Before the steps: what the catalog knows about the request. Changes nothing. */
 export async function plan(move: Move, destination: string | null): Promise<void> {
   const { kind, instanceId } = move;
+  checkOptions(move.options);
   move.planned(
     await onControl({ summary: 'Look up instance, image and hosts' }).planMove({ kind, instanceId, destination }),
+  );
+}
+
+function checkOptions({ onFailure, retryWindowSeconds, compressionLevel }: Required<MoveOptions>): void {
+  const must = (be: boolean, what: string): void => {
+    if (!be) throw failure('InvalidInput', what);
+  };
+  must(onFailure === 'park' || onFailure === 'return', 'onFailure must be `park` or `return`');
+  must(
+    retryWindowSeconds >= 0 && retryWindowSeconds <= 30 * 86_400,
+    'retryWindowSeconds must be between 0 and 30 days',
+  );
+  must(
+    Number.isInteger(compressionLevel) && compressionLevel >= 1 && compressionLevel <= 19,
+    'compressionLevel must be a whole number from 1 to 19',
   );
 }
 
 /** 1. Everything that can be known to fail, while the guest runs. A missing base image is pulled now. */
 export async function preflight(move: Move): Promise<void> {
   const { instanceId, kind } = move;
-  const facts = await move.atSource(
+  const facts = await atSource(
+    move,
     'preflight',
     `Can ${move.name} leave ${move.source.id}?`,
     (source) => source.preflightSource({ instanceId, kind }),
@@ -33,14 +50,16 @@ export async function preflight(move: Move): Promise<void> {
 export async function preflightDestination(move: Move): Promise<void> {
   const { instanceId, image, source, destination, imageHosts } = move;
   const { facts } = move;
-  const { imageMissing } = await move.atDestination(
+  const { imageMissing } = await atDestination(
+    move,
     'preflight',
     `Can ${move.name} run on ${destination.id}?`,
     (host) => host.preflightDestination({ instanceId, facts, imageId: image.id, source: source.record }),
     (answer) => (answer.imageMissing ? 'yes, once it has the base image' : 'yes'),
   );
   if (!imageMissing) return;
-  await move.atDestination(
+  await atDestination(
+    move,
     'pullImage',
     `Fetch the base image ${image.name}`,
     (host) => host.pullImage({ image, sources: imageHosts.map(({ record }) => record) }),
@@ -77,7 +96,8 @@ export async function reserve(move: Move): Promise<void> {
 export async function reserveAtDestination(move: Move): Promise<void> {
   const { name, address } = move;
   move.prepared = true;
-  await move.atDestination(
+  await atDestination(
+    move,
     'reserve',
     `Expect ${name} as ${address.ip}`,
     (host) => host.reserve({ ...move.ref, name, address }),
@@ -94,7 +114,7 @@ export async function announceMove(move: Move): Promise<void> {
       'announceMove',
       source.id,
       () =>
-        move.call(source.id, 'Tell the guest', nothingToWaitFor, (host) =>
+        call(move, source.id, 'Tell the guest', nothingToWaitFor, (host) =>
           host.announceMove({ ...move.ref, destination: destination.id }),
         ),
       ({ acknowledged }) => (acknowledged ? 'the guest is ready' : 'the guest did not answer'),
@@ -107,7 +127,8 @@ export async function announceMove(move: Move): Promise<void> {
 
 /** 4. The guest is suspended, then its RAM and CPU state written to a file. The blackout begins. */
 export async function saveInstance(move: Move): Promise<void> {
-  const saved = await move.atSource(
+  const saved = await atSource(
+    move,
     'saveInstance',
     `Suspend ${move.name}, write its RAM and CPU state`,
     (source) => {
@@ -121,7 +142,8 @@ export async function saveInstance(move: Move): Promise<void> {
 
 /** 5. A private copy of the overlay, its backing path made relative. */
 export async function rebaseOverlay(move: Move): Promise<void> {
-  await move.atSource(
+  await atSource(
+    move,
     'rebaseOverlay',
     'Copy the disk overlay, make its backing path relative',
     (source) => source.rebaseOverlay(move.ref),
@@ -132,7 +154,8 @@ export async function rebaseOverlay(move: Move): Promise<void> {
 /** 6. Members become streams of compressed segments. */
 export async function buildPackage(move: Move): Promise<void> {
   const { compressionLevel } = move.options;
-  await move.atSource(
+  await atSource(
+    move,
     'buildPackage',
     `Compress with zstd level ${compressionLevel}`,
     (source) => source.buildPackage({ ...move.ref, compressionLevel }),
@@ -143,7 +166,8 @@ export async function buildPackage(move: Move): Promise<void> {
 /** 7. Segments are sealed, the origin record signed. At home the package stays with the source alone. */
 export async function encryptPackage(move: Move): Promise<void> {
   const { source, destination, atHome, instanceId } = move;
-  const sealed = await move.atSource(
+  const sealed = await atSource(
+    move,
     'encryptPackage',
     atHome ? `Seal for ${source.id} itself, and sign` : `Seal for ${destination.id}, and sign`,
     (host) => host.encryptPackage({ ...move.ref, destination: atHome ? null : destination.record }),
@@ -165,7 +189,8 @@ export async function encryptPackage(move: Move): Promise<void> {
 /** 7 again, for a package that is sealed already: another envelope, the bulk as it is. */
 export async function readdressPackage(move: Move): Promise<void> {
   const { packageId, instanceId, destination } = move;
-  await move.atSource(
+  await atSource(
+    move,
     'encryptPackage',
     `Address the package to ${destination.id}`,
     (source) => source.readdressPackage({ packageId, instanceId, destination: destination.record }),
@@ -176,7 +201,8 @@ export async function readdressPackage(move: Move): Promise<void> {
 /** 8. Ciphertext goes over; what arrived before is kept. */
 export async function transferPackage(move: Move): Promise<void> {
   const { source } = move;
-  const { wireBytes, packageBytes } = await move.atDestination(
+  const { wireBytes, packageBytes } = await atDestination(
+    move,
     'transferPackage',
     `Fetch the package from ${source.id}`,
     (destination) => destination.transferPackage({ ...move.ref, source: source.record }),
@@ -189,7 +215,8 @@ export async function transferPackage(move: Move): Promise<void> {
 /** 9. Signatures and trust are verified, then the package is decrypted and unpacked into a folder of this move. */
 export async function openPackage(move: Move): Promise<void> {
   const { source } = move;
-  await move.atDestination(
+  await atDestination(
+    move,
     'openPackage',
     'Verify, decrypt and unpack',
     (destination) => destination.openPackage({ ...move.ref, source: source.record }),
@@ -200,14 +227,15 @@ export async function openPackage(move: Move): Promise<void> {
 /** 10. Domain XML and save-file header are made to fit the host. */
 export async function rewriteXml(move: Move): Promise<void> {
   const { address } = move;
-  await move.atDestination('rewriteXml', `Fit the domain XML to ${move.destination.id}`, (destination) =>
+  await atDestination(move, 'rewriteXml', `Fit the domain XML to ${move.destination.id}`, (destination) =>
     destination.rewriteXml({ ...move.ref, address }),
   );
 }
 
 /** 11. Restored from a fresh copy of what was packed, vCPUs stopped. The receipt says so. */
 export async function restoreInstance(move: Move): Promise<SignedText> {
-  const { receipt } = await move.atDestination(
+  const { receipt } = await atDestination(
+    move,
     'restoreInstance',
     `Restore ${move.name}, paused`,
     (destination) => destination.restoreInstance(move.ref),
@@ -223,9 +251,12 @@ export async function restoreInstance(move: Move): Promise<SignedText> {
  */
 export async function releaseInstance(move: Move, receipt: SignedText): Promise<SignedText> {
   const { source, destination } = move;
-  move.pointOfNoReturn(`${source.id} releases the instance to ${destination.id}; from then on it belongs there`);
+  move.operator.pointOfNoReturn(
+    `${source.id} releases the instance to ${destination.id}; from then on it belongs there`,
+  );
   try {
-    const { release } = await move.shielded(
+    const { release } = await shielded(
+      move,
       'releaseInstance',
       source.id,
       `Give ${move.name} to ${destination.id}: the point of no return`,
@@ -234,7 +265,7 @@ export async function releaseInstance(move: Move, receipt: SignedText): Promise<
     );
     return release;
   } catch (error) {
-    move.beyondReturn = null;
+    move.operator.beyondReturn = null;
     throw error;
   }
 }
@@ -242,7 +273,8 @@ export async function releaseInstance(move: Move, receipt: SignedText): Promise<
 /** 13. Given the release, the vCPUs run. The blackout ends. */
 export async function resumeInstance(move: Move, release: SignedText): Promise<void> {
   const { source, destination } = move;
-  await move.unfailing(
+  await unfailing(
+    move,
     'resumeInstance',
     destination.id,
     `Let ${move.name} run`,
@@ -275,7 +307,7 @@ export async function settleMove(move: Move): Promise<MoveResult> {
 /** 14 of a save: the package is kept, the instance is down and still the source's. */
 export async function settleSave(move: Move): Promise<SaveResult> {
   const { source, instanceId, packageId, facts } = move;
-  move.pointOfNoReturn(`the instance is saved on ${source.id}; \`restore\` continues it`);
+  move.operator.pointOfNoReturn(`the instance is saved on ${source.id}; \`restore\` continues it`);
   await move.story.step('settleMove', 'control', () =>
     Promise.all([
       clearUp(move, source.id, 'source', 'saved'),
@@ -289,8 +321,9 @@ export async function settleSave(move: Move): Promise<SaveResult> {
 /** 11 to 13 of a restore by the owner: it takes the instance back to itself, and runs it from the opened package. */
 export async function runAtHome(move: Move): Promise<void> {
   const { source, name } = move;
-  move.pointOfNoReturn(`${source.id} takes the instance back to itself and runs it`);
-  await move.unfailing(
+  move.operator.pointOfNoReturn(`${source.id} takes the instance back to itself and runs it`);
+  await unfailing(
+    move,
     'returnInstance',
     source.id,
     `Run ${name} from its package`,
@@ -322,7 +355,7 @@ export async function clearUp(
   role: 'source' | 'destination',
   outcome: 'moved' | 'returned' | 'saved',
 ): Promise<void> {
-  await move.callForEver(host, 'Remove what only the move needed', (at) =>
+  await callForEver(move, host, 'Remove what only the move needed', (at) =>
     at.settleMove({ ...move.ref, role, outcome }),
   );
 }
@@ -334,7 +367,7 @@ export async function closeMove(
 ): Promise<void> {
   await move.besideDone();
   const catalog = onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` });
-  await move.insist('the catalog', () => catalog.closeMove({ moveId: move.id, ...end }));
+  await insist(move, 'the catalog', () => catalog.closeMove({ moveId: move.id, ...end }));
 }
 
 function resultOf(move: Move): MoveResult {

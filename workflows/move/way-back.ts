@@ -4,8 +4,9 @@
  */
 import { allHandlersFinished, CancellationScope, condition } from '@temporalio/workflow';
 import { failure, isCancellation, reasonOf } from '../failing.ts';
-import { discardCopy } from './at-destination.ts';
+import { unfailing } from './calling.ts';
 import type { Move } from './move.ts';
+import { discardCopy } from './parking.ts';
 import { clearUp, closeMove } from './steps.ts';
 
 /**
@@ -15,7 +16,7 @@ import { clearUp, closeMove } from './steps.ts';
  */
 export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promise<T> {
   try {
-    return await move.forward.run(steps);
+    return await move.operator.forward.run(steps);
   } catch (error) {
     throw await CancellationScope.nonCancellable(() => undo(move, error));
   } finally {
@@ -26,7 +27,7 @@ export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promi
 /** Undoes as much as was done; answers what the workflow is to throw. */
 async function undo(move: Move, error: unknown): Promise<unknown> {
   // All that follows the point of no return is insisted on; a defect that comes here must not take anything back.
-  if (move.beyondReturn !== null) return error;
+  if (move.operator.beyondReturn !== null) return error;
   if (!move.reserved) {
     move.story.phase('failed');
     return error;
@@ -44,7 +45,7 @@ async function stayRunning(move: Move, error: unknown): Promise<unknown> {
     closeMove(move, { outcome: 'failed', owner: source.id, generation: move.facts.ownedGeneration, failure: reason }),
   ]);
   move.story.phase('failed');
-  return move.returnAsked
+  return move.operator.returnAsked
     ? failure('MoveReturned', `Instance ${name} runs on ${source.id}, where it was: ${reason.message}`)
     : error;
 }
@@ -54,7 +55,8 @@ async function takeBack(move: Move, error: unknown): Promise<unknown> {
   const { source, name } = move;
   const reason = whyNot(move, error);
   move.story.phase('returning');
-  const { generation, how } = await move.unfailing(
+  const { generation, how } = await unfailing(
+    move,
     'returnInstance',
     source.id,
     `Run ${name} on ${source.id} again`,
@@ -68,7 +70,7 @@ async function takeBack(move: Move, error: unknown): Promise<unknown> {
     closeMove(move, { outcome: 'returned', owner: source.id, generation, failure: reason }),
   ]);
   move.story.phase('returned');
-  if (isCancellation(error) && !move.returnAsked) return error;
+  if (isCancellation(error) && !move.operator.returnAsked) return error;
   return failure('MoveReturned', `Instance ${name} runs on ${source.id} again (${how}): ${reason.message}`, error);
 }
 
@@ -81,13 +83,13 @@ async function staySaved(move: Move, error: unknown): Promise<unknown> {
     closeMove(move, { outcome: 'saved', owner: source.id, generation: move.facts.ownedGeneration, failure: reason }),
   ]);
   move.story.phase('failed');
-  return move.returnAsked
+  return move.operator.returnAsked
     ? failure('MoveReturned', `Instance ${name} stays saved on ${source.id}: ${reason.message}`)
     : error;
 }
 
 function whyNot(move: Move, error: unknown): ReturnType<typeof reasonOf> {
-  if (isCancellation(error) && move.returnAsked)
+  if (isCancellation(error) && move.operator.returnAsked)
     return { type: 'MoveReturned', message: 'The operator asked for the return' };
   return reasonOf(error);
 }

@@ -1,7 +1,8 @@
-/** The steps at the destination are repeated as a whole when the operator says so, there or elsewhere. */
+/** A move that cannot go on may wait for the operator, who sends it on, there or elsewhere. */
 import type { HostId } from '../contract.ts';
 import { isCancellation, reasonOf } from '../failing.ts';
 import { onControl } from '../options.ts';
+import { call } from './calling.ts';
 import type { Move } from './move.ts';
 import { preflightDestination, readdressPackage, reserveAtDestination } from './steps.ts';
 
@@ -9,7 +10,7 @@ import { preflightDestination, readdressPackage, reserveAtDestination } from './
  * Runs the steps from the transfer to the paused restore. Each has been retried for the retry window when it throws: then
  * `onFailure` applies. Parked, the guest stays stopped and safe in its package until the operator decides.
  */
-export async function atDestination<T>(move: Move, steps: () => Promise<T>): Promise<T> {
+export async function parkable<T>(move: Move, steps: () => Promise<T>): Promise<T> {
   let sentElsewhere = false;
   for (;;) {
     try {
@@ -26,7 +27,7 @@ export async function atDestination<T>(move: Move, steps: () => Promise<T>): Pro
 /** Resolves when the steps are to be tried again; true if at another destination. */
 async function parkUntilDecided(move: Move, cause: unknown): Promise<boolean> {
   for (;;) {
-    const decision = await move.park(cause);
+    const decision = await move.operator.park(cause);
     try {
       if (decision.kind === 'readdress') await redirect(move, decision.destination);
       move.story.phase('blackout');
@@ -59,7 +60,7 @@ async function prepare(move: Move): Promise<void> {
 /** Best effort: a copy without a release never runs, so nothing depends on it. */
 export async function discardCopy(move: Move, host: HostId): Promise<void> {
   try {
-    await move.call(host, 'Give up the copy', { failing: 15, absent: 0 }, (at) => at.discardCopy(move.ref));
+    await call(move, host, 'Give up the copy', { failing: 15, absent: 0 }, (at) => at.discardCopy(move.ref));
   } catch (error) {
     move.story.note(`${host} was not told to give up its copy: ${reasonOf(error).message}`);
   }
