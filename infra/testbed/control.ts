@@ -1,4 +1,4 @@
-/** What the hosts have in common: Temporal, the catalog's database, the control worker. In the machine's own network. */
+/** What the hosts have in common: Temporal between them, the catalog's database and the control worker on the machine. */
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { existsSync } from 'node:fs';
@@ -7,17 +7,18 @@ import { join } from 'node:path';
 import { Connection } from '@temporalio/client';
 import { run } from '../../activities/exec/run.ts';
 import { writeDurable } from '../../activities/records/durable.ts';
-import { searchAttributes } from '../../workflows/contract.ts';
+import { CONTROL_QUEUE, searchAttributes } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { REPOSITORY } from './host.ts';
-import { find, startDaemon, type Argv, type Process } from './processes.ts';
+import { find, helperEnvironment, startDaemon, type Argv, type Process } from './processes.ts';
 
 export type ControlDaemon = 'worker' | 'temporal' | 'postgres';
 
 export interface ControlSettings {
   /** `host:port` at which Temporal serves hosts and clients. */
   temporal: string;
-  uiPort: number;
+  /** The process whose network namespace Temporal shares. */
+  wan: () => Process;
   catalogPort: number;
   passwords: { owner: string; reader: string };
 }
@@ -65,20 +66,26 @@ export class Control {
   }
 
   async #startTemporal(): Promise<void> {
-    const { temporal, uiPort } = this.#settings;
-    const [ip = '', port = ''] = temporal.split(':');
+    const { temporal, wan } = this.#settings;
+    const folder = join(this.#testbed, 'temporal');
+    await mkdir(folder, { recursive: true });
     const attributes = Object.values(searchAttributes).map(({ name }) => name);
     const command: Argv = [
       await temporalProgram(),
-      ...['server', 'start-dev', '--log-level', 'warn', '--db-filename', join(this.#testbed, 'temporal.db')],
-      ...['--ip', ip, '--port', port, '--ui-ip', '127.0.0.1', '--ui-port', String(uiPort)],
+      ...['server', 'start-dev', '--log-level', 'warn', '--db-filename', join(folder, 'temporal.db')],
+      // Its parts talk to one another on the loopback, and the hosts to it on the bridge. Nobody else is in that namespace.
+      ...['--ip', '0.0.0.0', '--port', temporal.split(':')[1] ?? '', '--ui-ip', '0.0.0.0', '--ui-port', '8233'],
       ...attributes.flatMap((name) => ['--search-attribute', `${name}=Keyword`]),
       // Out of the box the server hands out at most 20 tasks a second; every step of a move would cost 100 ms more.
       ...['--dynamic-config-value', 'history.transferProcessorMaxPollRPS=1000'],
       ...['--dynamic-config-value', 'history.timerProcessorMaxPollRPS=1000'],
     ];
-    const ready = (): Promise<boolean> => servesAttributes(temporal, attributes);
-    await startDaemon({ ...this.#machine('temporal'), command, ready });
+    await startDaemon({
+      ...this.#machine('temporal'),
+      command,
+      within: (launched) => ['nsenter', '-t', String(wan().pid), '-n', '--', ...launched],
+      ready: () => serves(temporal, attributes),
+    });
   }
 
   async #startPostgres(): Promise<void> {
@@ -118,7 +125,11 @@ export class Control {
         ${binaries}/postgres --single -D new -c log_checkpoints=off postgres
         mv new data`;
       const [program, ...args] = privately([...asPostgres, 'bash', '-c', make]);
-      await run(program, args, { input: `${script.join('\n')}\n`, timeout: 120_000 });
+      await run(program, args, {
+        input: `${script.join('\n')}\n`,
+        timeout: 120_000,
+        env: helperEnvironment(this.#testbed),
+      });
     }
     const options = {
       port: String(catalogPort),
@@ -141,6 +152,7 @@ export class Control {
     const configuration = {
       temporal: { address: temporal, namespace: 'default' },
       catalog: catalogUrl(OWNER, passwords.owner, catalogPort),
+      faultPoints: join(this.#testbed, 'faults'),
     };
     const path = join(this.#testbed, 'control.json');
     await writeDurable(path, `${JSON.stringify(configuration, null, 2)}\n`, { mode: 0o600 });
@@ -179,18 +191,20 @@ async function userIds(name: string): Promise<{ uid: number; gid: number }> {
   return { uid: await id('-u'), gid: await id('-g') };
 }
 
-/** Does the server answer, and does it know the search attributes? It registers them after it has begun to serve. */
-async function servesAttributes(address: string, names: string[]): Promise<boolean> {
+/** Can the server start workflows, and does it know the search attributes? It registers them after it has begun to serve. */
+async function serves(address: string, attributes: string[]): Promise<boolean> {
   try {
     const connection = await Connection.connect({ address, connectTimeout: '2s' });
     try {
-      const known = await connection.operatorService.listSearchAttributes({ namespace: 'default' });
-      return names.every((name) => name in known.customAttributes);
+      const { operatorService, workflowService } = connection;
+      const known = await operatorService.listSearchAttributes({ namespace: 'default' });
+      await workflowService.describeTaskQueue({ namespace: 'default', taskQueue: { name: CONTROL_QUEUE } });
+      return attributes.every((name) => name in known.customAttributes);
     } finally {
       await connection.close();
     }
   } catch {
-    return false;
+    return false; // not yet
   }
 }
 

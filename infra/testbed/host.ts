@@ -1,12 +1,21 @@
 /** One simulated host: its disk, its namespaces, its daemons. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { appendFile, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { appendFile, copyFile, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { writeDurable } from '../../activities/records/durable.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { end, find, namespaceOf, startDaemon, type Argv, type Daemon, type Process } from './processes.ts';
+import {
+  end,
+  find,
+  helperEnvironment,
+  namespaceOf,
+  startDaemon,
+  type Argv,
+  type Daemon,
+  type Process,
+} from './processes.ts';
 
 export const REPOSITORY = join(import.meta.dirname, '../..');
 
@@ -38,6 +47,8 @@ export interface HostSettings {
   /** Address of Temporal as the host reaches it; null for a bare host. */
   temporal: string | null;
   location: string;
+  /** File with the pool's public key, brought to the host as an operator does. */
+  poolKey: string;
 }
 
 export class Host {
@@ -75,7 +86,7 @@ export class Host {
   }
 
   /** Runs a command on this host to its end. Throws CommandFailed as `run` does. */
-  exec(command: Argv, options?: RunOptions): Promise<RunResult> {
+  async exec(command: Argv, options?: RunOptions): Promise<RunResult> {
     const [program, ...args] = this.enter(command);
     return run(program, args, options);
   }
@@ -88,7 +99,7 @@ export class Host {
       await mkdir(this.outside('/var/log/vmferry'), { recursive: true });
       await mkdir(this.outside('/var/lib/vmferry'), { recursive: true });
       await mkdir(etc, { recursive: true });
-      await copyEtc(etc);
+      await copyEtc(etc, helperEnvironment(this.#testbed));
       await configureLibvirt(join(etc, 'libvirt'), `${this.#testbed}/${this.name}`);
       await writeFile(join(this.disk, 'installed'), '');
     }
@@ -109,8 +120,10 @@ export class Host {
       listen: '0.0.0.0:7443',
       addresses: [`${settings.address}:7443`],
       location: settings.location,
-      poolKeyFile: '/etc/vmferry/pool.pub',
+      poolDirectory: '/etc/vmferry',
+      faultPoints: '/var/lib/vmferry-faults',
     };
+    await copyFile(settings.poolKey, join(etc, 'vmferry/pool.pub'));
     await writeDurable(join(etc, 'vmferry/host.json'), `${JSON.stringify(configuration, null, 2)}\n`);
   }
 
@@ -184,9 +197,9 @@ const NAMESPACES = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-chil
 /** What of the machine's /etc is no business of a host: secrets, and services that it does not run. */
 const NOT_COPIED = /^(shadow|gshadow|subuid|subgid|sudoers|ssh|systemd|vmferry|postgresql)/;
 
-async function copyEtc(target: string): Promise<void> {
+async function copyEtc(target: string, env: Record<string, string>): Promise<void> {
   const entries = (await readdir('/etc')).filter((name) => !NOT_COPIED.test(name));
-  await run('cp', ['--archive', `--target-directory=${target}`, ...entries.map((name) => join('/etc', name))]);
+  await run('cp', ['--archive', `--target-directory=${target}`, ...entries.map((name) => join('/etc', name))], { env });
   // May be a link into the machine's /run. Hosts have no name server: everything they need is in /etc/hosts.
   await rm(join(target, 'resolv.conf'), { force: true });
   await writeFile(join(target, 'resolv.conf'), '');

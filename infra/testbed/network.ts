@@ -1,10 +1,10 @@
 /**
  * The world outside the simulated hosts: one more network namespace, `wan`, with a bridge that has a port for each
- * host, named like the host. The machine itself is connected to it by one interface, where the hosts reach Temporal.
- * A bridge in a namespace of its own is out of reach of the machine's firewall (Docker's, for one, drops what it bridges).
+ * host, named like the host. Temporal runs there, and the machine itself is connected by one interface. So nobody else
+ * can reach any of it, and the machine's firewall is not in its way (Docker's, for one, drops what bridges carry).
  *
  *   machine: vmferry<index> ── port `machine` ┐
- *   alpha:   wan0 ──────────── port `alpha`   ├ bridge `wan`
+ *   alpha:   wan0 ──────────── port `alpha`   ├ bridge `wan`, Temporal
  *   beta:    wan0 ──────────── port `beta`    ┘
  */
 import { once } from 'node:events';
@@ -19,11 +19,11 @@ const MAX_INDEX = 250;
 export const network = {
   interface: (index: number): string => `vmferry${index}`,
   subnet: (index: number): string => `10.212.${index}.0/24`,
-  /** The machine, as the hosts see it. */
   machine: (index: number): string => `10.212.${index}.1`,
+  /** Where Temporal serves hosts and machine. */
+  wan: (index: number): string => `10.212.${index}.2`,
   /** The `position`th host, from 0. */
   host: (index: number, position: number): string => `10.212.${index}.${11 + position}`,
-  uiPort: (index: number): number => 8233 + index,
   catalogPort: (index: number): number => 15432 + index,
 };
 
@@ -50,6 +50,7 @@ const interfaceExists = async (name: string): Promise<boolean> =>
  * an interface's name once, so two testbeds that start together cannot take the same.
  */
 export async function connectMachine(wan: Process, preferred: number | null): Promise<number> {
+  await inside(wan, 'ip', 'link', 'set', 'lo', 'up');
   await inside(wan, 'ip', 'link', 'add', 'wan', 'type', 'bridge');
   await inside(wan, 'ip', 'link', 'set', 'wan', 'up');
   const all = Array.from({ length: MAX_INDEX }, (_, index) => index);
@@ -66,7 +67,7 @@ async function tryIndex(wan: Process, index: number): Promise<boolean> {
   const name = network.interface(index);
   const { stdout } = await run('ip', ['-4', '-brief', 'address', 'show', 'to', network.subnet(index)]);
   if (stdout !== '' || (await interfaceExists(name))) return false;
-  if (!(await portFree(network.uiPort(index))) || !(await portFree(network.catalogPort(index)))) return false;
+  if (!(await portFree(network.catalogPort(index)))) return false;
   const add = ['link', 'add', name, 'type', 'veth', 'peer', 'name', 'machine', 'netns', String(wan.pid)];
   const made = await run('ip', add, { okExitCodes: [0, 2] });
   if (made.exitCode === 2) {
@@ -74,6 +75,7 @@ async function tryIndex(wan: Process, index: number): Promise<boolean> {
     throw new VmferryError('CommandFailed', `The interface ${name} could not be made: ${made.stderr}`);
   }
   await inside(wan, 'ip', 'link', 'set', 'machine', 'master', 'wan', 'up');
+  await inside(wan, 'ip', 'address', 'add', `${network.wan(index)}/24`, 'dev', 'wan');
   await run('ip', ['address', 'add', `${network.machine(index)}/24`, 'dev', name]);
   await run('ip', ['link', 'set', name, 'up']);
   return true;
@@ -164,7 +166,18 @@ export async function shapeLink(wan: Process, host: string, init: Process, rate:
   }
 }
 
-/** Pulls the host's cable, or plugs it in again: seen from the host, the carrier goes and comes. */
-export async function plugLink(wan: Process, host: string, cut: boolean): Promise<void> {
+/**
+ * Pulls the host's cable, or plugs it in again. Resolves when the host has noticed, in its own namespace: the kernel tells
+ * of carriers at most once a second.
+ */
+export async function plugLink(wan: Process, host: string, init: Process, cut: boolean): Promise<void> {
   await inside(wan, 'ip', 'link', 'set', host, cut ? 'down' : 'up');
+  await until(
+    async () => {
+      const { stdout } = await run('nsenter', ['-t', String(init.pid), '-n', 'ip', '-brief', 'link', 'show', 'wan0']);
+      return /\sUP\s/.test(stdout) !== cut;
+    },
+    5000,
+    () => `${host} did not notice that its cable was ${cut ? 'pulled' : 'plugged in'}`,
+  );
 }

@@ -33,6 +33,12 @@ function marked(directory: string, part: string, command: Argv): Argv {
   return ['bash', '-c', `export ${MARK}="$0#$$"; exec "$@"`, `${directory}//${part}`, ...command];
 }
 
+/**
+ * Environment of a helper that works for a while in the testbed's directory. The mark is that of a child: `down` ends it
+ * if the command that started it was killed.
+ */
+export const helperEnvironment = (directory: string): Record<string, string> => ({ [MARK]: `${directory}//helper#0` });
+
 /** A clean environment for daemons: nothing of the caller's shell may change how the testbed behaves. */
 function daemonEnvironment(extra: Record<string, string> = {}): Record<string, string> {
   return {
@@ -73,14 +79,19 @@ export async function startDaemon(daemon: Daemon): Promise<Process> {
   const output = openSync(log, 'a');
   try {
     const stdio: StdioOptions = ['ignore', output, output];
-    const child = spawn(program, args, { detached: true, cwd: '/', stdio, env: daemonEnvironment(daemon.env) });
+    const child = spawn(program, args, {
+      detached: true,
+      cwd: '/',
+      stdio,
+      env: { ...daemonEnvironment(daemon.env), ...helperEnvironment(directory) },
+    });
     child.on('error', () => undefined); // noticed below: there is no such process
     child.unref();
   } finally {
     closeSync(output);
   }
   const text = (): string => readFileSync(log).subarray(offset).toString();
-  const failed = (how: string): string => `${part} ${how}: ${text().trim().slice(-600) || `nothing in ${log}`}`;
+  const failed = (how: string): string => `${part} ${how}: ${excerpt(text()) || `nothing in ${log}`}`;
   const started = await until(
     () => find(directory, part),
     5000,
@@ -95,6 +106,12 @@ export async function startDaemon(daemon: Daemon): Promise<Process> {
     () => failed('does not serve'),
   );
   return started;
+}
+
+/** Enough of a log to understand a failure: programs name the cause first or last. */
+function excerpt(text: string): string {
+  const trimmed = text.trim();
+  return trimmed.length <= 1000 ? trimmed : `${trimmed.slice(0, 500)} … ${trimmed.slice(-500)}`;
 }
 
 const NUMBER = /^\d+$/;

@@ -42,8 +42,7 @@ export async function saveState(directory: string, state: State): Promise<void> 
 
 /** Makes the directory. Throws InvalidInput if it holds something that no testbed made: `down` would remove it. */
 export async function claimDirectory(directory: string): Promise<void> {
-  // Others pass through on their way to files of their own (the database server's user); 0711 lets them not look around.
-  await mkdir(directory, { recursive: true, mode: 0o711 });
+  await mkdir(directory, { recursive: true, mode: 0o700 });
   const entries = await readdir(directory);
   if (entries.length > 0 && !entries.includes(FILE) && entries.some((name) => !name.startsWith('.tmp-'))) {
     throw new VmferryError('InvalidInput', `${directory} holds other things; give the testbed a directory of its own`);

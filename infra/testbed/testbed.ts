@@ -8,7 +8,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
-import { copyFile, mkdir, readdir, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { createPoolKey, loadPoolKey } from '../../activities/trust/pool-key.ts';
@@ -42,6 +42,8 @@ export interface UpOptions {
   noNodes?: boolean;
   /** Told what is being done. */
   log?: (line: string) => void;
+  /** Gives up between two steps; what was made stays for `down`. */
+  signal?: AbortSignal;
 }
 
 /** Daemons, QEMU processes, or the whole host. */
@@ -104,7 +106,7 @@ export class Testbed {
       }
       const names = HOST_NAMES.slice(0, hosts).filter((name) => !testbed.hosts.includes(name));
       await testbed.#save({ hosts: [...testbed.hosts, ...names] });
-      await testbed.#up(options.noNodes === true, log);
+      await testbed.#up(options.noNodes === true, log, options.signal);
       return testbed;
     });
   }
@@ -126,12 +128,13 @@ export class Testbed {
     return this.#state.bare;
   }
 
+  /** Of Temporal; reached from this machine alone. */
   get uiUrl(): string {
-    return `http://127.0.0.1:${network.uiPort(this.#index)}`;
+    return `http://${network.wan(this.#index)}:8233`;
   }
 
   get temporalAddress(): string {
-    return `${network.machine(this.#index)}:7233`;
+    return `${network.wan(this.#index)}:7233`;
   }
 
   /** Read-only. */
@@ -159,7 +162,7 @@ export class Testbed {
   }
 
   /** Runs a command on a host to its end. Throws CommandFailed, or HostUnreachable while the host is off. */
-  exec(host: string, command: Argv, options?: RunOptions): Promise<RunResult> {
+  async exec(host: string, command: Argv, options?: RunOptions): Promise<RunResult> {
     return this.#host(host).exec(command, options);
   }
 
@@ -178,12 +181,12 @@ export class Testbed {
   }
 
   /** Pulls the host's cable. */
-  cut(host: string): Promise<void> {
+  async cut(host: string): Promise<void> {
     return this.#plug(host, true);
   }
 
   /** Plugs it in again. */
-  join(host: string): Promise<void> {
+  async join(host: string): Promise<void> {
     return this.#plug(host, false);
   }
 
@@ -258,11 +261,11 @@ export class Testbed {
     return logs.map((path) => readFileSync(path, 'utf8')).join('');
   }
 
-  /** Asks a guest for `path` from within a host's network. Throws CommandFailed if it does not answer within 5 s. */
-  async guestGet(host: string, ip: string, path: string): Promise<unknown> {
+  /** Asks a guest for `path` from within a host's network. Throws CommandFailed if it does not answer in time. */
+  async guestGet(host: string, ip: string, path: string, seconds = 60): Promise<unknown> {
     // No curl on a fresh Debian, and busybox's wget crashes with a time limit.
     const script = 'exec 3<>"/dev/tcp/$1/80"; printf "GET %s HTTP/1.0\\r\\n\\r\\n" "$2" >&3; cat <&3';
-    const { stdout } = await this.exec(host, ['timeout', '5', 'bash', '-c', script, 'get', ip, path]);
+    const { stdout } = await this.exec(host, ['timeout', String(seconds), 'bash', '-c', script, 'get', ip, path]);
     const [head = '', ...body] = stdout.split(/\r?\n\r?\n/);
     if (!/^HTTP\/1\.\d 200 /.test(head)) {
       throw new VmferryError('CommandFailed', `The guest at ${ip} answers GET ${path} with: ${stdout.slice(0, 200)}`);
@@ -271,7 +274,7 @@ export class Testbed {
   }
 
   async guestStatus(host: string, ip: string): Promise<GuestStatus & { host: string }> {
-    return { ...((await this.guestGet(host, ip, '/')) as GuestStatus), host };
+    return { ...((await this.guestGet(host, ip, '/', 5)) as GuestStatus), host };
   }
 
   async guestDiskCheck(host: string, ip: string): Promise<GuestDiskCheck> {
@@ -305,36 +308,36 @@ export class Testbed {
       if (!state) return;
       if (state.index !== null) await disconnectMachine(state.index);
       await removeProfile(path);
-      await rm(path, { recursive: true, force: true });
+      await rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
     });
   }
 
-  async #up(noNodes: boolean, log: (line: string) => void): Promise<void> {
+  async #up(noNodes: boolean, log: (line: string) => void, signal?: AbortSignal): Promise<void> {
     const guest = await ensureGuest(log);
+    signal?.throwIfAborted();
     await this.#connect();
     log(`testbed ${this.#index} in ${this.directory}`);
     const hosts = this.hosts.map((name) => this.#host(name));
-    const boot = together(
-      hosts.map(async (host) => {
-        await this.#boot(host, guest.directory);
-        log(`${host.name}: libvirtd runs`);
-      }),
-    );
-    if (this.bare) {
-      await boot;
-      return;
-    }
+    const boot = async (host: Host): Promise<void> => {
+      await this.#boot(host, guest.directory);
+      log(`${host.name}: libvirtd runs`);
+    };
+    if (this.bare) return together(hosts.map(boot));
+
     await writeProfile(this.directory, this.#profile());
-    await this.#makePool(hosts);
-    const orchestrate = (async (): Promise<void> => {
+    if (!(await loadPoolKey(this.poolDirectory))) await createPoolKey(this.poolDirectory);
+    const orchestrate = async (): Promise<void> => {
       await together([this.#control.start('temporal'), this.#control.start('postgres')]);
       log('Temporal and PostgreSQL run');
+      signal?.throwIfAborted();
       await this.#control.start('worker');
       log('the control worker runs');
-    })();
-    await together([boot, orchestrate]);
+    };
+    await together([...hosts.map(boot), orchestrate()]);
+    signal?.throwIfAborted();
     await together(hosts.map((host) => host.startWorker()));
     log('the host workers run');
+    signal?.throwIfAborted();
     if (!noNodes) await this.#addNodes(hosts, log);
   }
 
@@ -342,7 +345,8 @@ export class Testbed {
   async #connect(): Promise<void> {
     const old = find(this.directory, 'wan');
     if (old && this.#state.index !== null && (await machineConnected(this.#state.index))) return;
-    if (old) await end([old]); // an `up` was interrupted before it was of use
+    // An `up` was interrupted before it was of use. A Temporal in an old namespace would be out of reach.
+    await end(markedProcesses(this.directory).filter(({ part }) => part === 'wan' || part === 'control/temporal'));
     const wan = await startDaemon({
       directory: this.directory,
       part: 'wan',
@@ -363,6 +367,7 @@ export class Testbed {
         address,
         neighbours: Object.fromEntries(HOST_NAMES.map((name, other) => [name, network.host(index, other)])),
         temporal: this.bare ? null : this.temporalAddress,
+        poolKey: join(this.poolDirectory, 'pool.pub'),
         location: LOCATIONS[position % LOCATIONS.length] ?? '',
       });
     }
@@ -371,19 +376,9 @@ export class Testbed {
       const { rate, cut } = this.#link(host.name);
       await connectHost(this.#wan(), host.name, init, address, network.machine(index));
       if (rate !== 'none') await shapeLink(this.#wan(), host.name, init, rate);
-      if (cut) await plugLink(this.#wan(), host.name, true);
+      if (cut) await plugLink(this.#wan(), host.name, init, true);
     }
     await host.startLibvirt();
-  }
-
-  /** The operator's key, and its public part on every host. */
-  async #makePool(hosts: Host[]): Promise<void> {
-    await mkdir(this.poolDirectory, { recursive: true, mode: 0o700 });
-    if (!(await loadPoolKey(this.poolDirectory))) await createPoolKey(this.poolDirectory);
-    for (const host of hosts) {
-      await mkdir(host.outside('/etc/vmferry'), { recursive: true });
-      await copyFile(join(this.poolDirectory, 'pool.pub'), host.outside('/etc/vmferry/pool.pub'));
-    }
   }
 
   /** Adds hosts to the pool as an operator does, each fingerprint taken from the host itself and not from the network. */
@@ -405,7 +400,7 @@ export class Testbed {
   async #plug(name: string, cut: boolean): Promise<void> {
     const host = this.#host(name);
     await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), cut } } });
-    if (host.init) await plugLink(this.#wan(), name, cut);
+    if (host.init) await plugLink(this.#wan(), name, host.init, cut);
   }
 
   #link(name: string): { rate: string; cut: boolean } {
@@ -422,7 +417,7 @@ export class Testbed {
   get #control(): Control {
     return new Control(this.directory, {
       temporal: this.temporalAddress,
-      uiPort: network.uiPort(this.#index),
+      wan: () => this.#wan(),
       catalogPort: network.catalogPort(this.#index),
       passwords: this.#state.passwords,
     });

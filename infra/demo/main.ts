@@ -1,0 +1,95 @@
+#!/usr/bin/env node
+/**
+ * `npm run demo [-- --keep] [--output jsonl]`: a virtual machine moves, with its RAM, between two hosts that share nothing.
+ * Everything is done by the real client on real parts; what the report says is asked of the guest, of libvirt and of
+ * qemu-img, not of vmferry.
+ */
+import { rmdirSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Command, Option } from 'commander';
+import { EXIT, VmferryError } from '../../workflows/failures.ts';
+import { Testbed } from '../testbed/testbed.ts';
+import { Demo } from './demo.ts';
+import { report } from './report.ts';
+
+interface Options {
+  keep?: boolean;
+  output: 'text' | 'jsonl';
+}
+
+const { keep = false, output } = new Command('demo')
+  .description('Watch a running virtual machine move between two simulated hosts')
+  .option('--keep', 'leave everything running afterwards, for looking around')
+  .addOption(
+    new Option('--output <form>', 'what is printed on standard output').choices(['text', 'jsonl']).default('text'),
+  )
+  .parse()
+  .opts<Options>();
+
+const say = (line: string): void => {
+  (output === 'jsonl' ? process.stderr : process.stdout).write(`${line}\n`);
+};
+const emit = (event: object): void => {
+  if (output === 'jsonl') process.stdout.write(`${JSON.stringify(event)}\n`);
+};
+
+const interruption = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    if (!interruption.signal.aborted) say('Interrupted.');
+    interruption.abort();
+  });
+}
+
+const given = process.env['VMFERRY_TESTBED'];
+const directory = given || (await mkdtemp(join(tmpdir(), 'vmferry-demo-')));
+let kept = false;
+try {
+  const demo = new Demo({ directory, say, emit, signal: interruption.signal });
+  const summary = await demo.run();
+  kept = keep;
+  if (output === 'text') say(report(summary));
+  if (kept) say(lookAround(summary.instance, summary.uiUrl));
+  else {
+    say('Removing the testbed …');
+    await Testbed.down(directory);
+  }
+  emit(summary);
+  process.exitCode = summary.ok ? EXIT.ok : EXIT.failure;
+} catch (error) {
+  const message = interruption.signal.aborted ? 'interrupted' : error instanceof Error ? error.message : String(error);
+  process.stderr.write(`demo: ${message}\n`);
+  if (!(error instanceof VmferryError) && !interruption.signal.aborted && error instanceof Error) {
+    process.stderr.write(`${error.stack}\n`);
+  }
+  if (!kept) await Testbed.down(directory);
+  emit({ type: 'summary', ok: false, error: message });
+  process.exitCode = interruption.signal.aborted ? EXIT.interrupted : EXIT.failure;
+} finally {
+  if (!kept && !given) rmdirIfThere(directory);
+}
+
+function rmdirIfThere(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+function lookAround(instance: string, uiUrl: string): string {
+  return `
+Everything is still running. The history of the move:
+  ${uiUrl}
+Look around:
+  export VMFERRY_TESTBED=${directory} VMFERRY_PROFILE=${join(directory, 'profile.toml')}
+  npx vmferry list
+  npx vmferry instances show ${instance}
+  npm run testbed -- console ${instance}
+  npm run testbed -- exec beta virsh list
+  npx vmferry instances migrate ${instance} alpha
+End it:
+  VMFERRY_TESTBED=${directory} npm run testbed -- down`;
+}
