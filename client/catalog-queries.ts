@@ -65,8 +65,8 @@ export interface InstanceRow {
 export interface PackageRow {
   id: PackageId;
   instanceId: InstanceId;
-  /** null once the instance was deleted. */
-  instanceName: string | null;
+  /** The name that the instance had; it may have been deleted since. */
+  instanceName: string;
   generation: number;
   bytes: number;
   sealedAt: Date;
@@ -248,10 +248,10 @@ const INSTANCES = `
   FROM instances i JOIN addresses a ON a.ip = i.ip JOIN images g ON g.id = i.image_id`;
 
 const PACKAGES = `
-  SELECT p.id, p.instance_id AS "instanceId", i.name AS "instanceName", p.generation, p.bytes, p.sealed_at AS "sealedAt",
+  SELECT p.id, p.instance_id AS "instanceId", p.instance_name AS "instanceName", p.generation, p.bytes, p.sealed_at AS "sealedAt",
     ARRAY(SELECT l.host_id::text FROM package_locations l WHERE l.package_id = p.id ORDER BY 1) AS hosts,
-    i.package_id IS NOT DISTINCT FROM p.id AS needed
-  FROM packages p LEFT JOIN instances i ON i.id = p.instance_id`;
+    i.id IS NOT NULL AS needed
+  FROM packages p LEFT JOIN instances i ON i.package_id = p.id`;
 
 const MOVES = `
   SELECT m.id, m.kind, m.instance_id AS "instanceId", m.instance_name AS "instanceName", m.source_id AS source,

@@ -20,8 +20,12 @@ interface ImageRow {
 /** @throws ImageNotFound */
 export async function findImage(tx: Transaction, id: ImageId): Promise<Image> {
   const row = await tx.row<ImageRow>('SELECT * FROM images WHERE id = $1', [id]);
-  if (!row) throw new VmferryError('ImageNotFound', `there is no image ${id}`);
+  if (!row) throw imageMissing(id);
   return toImage(row);
+}
+
+function imageMissing(id: ImageId, cause?: unknown): VmferryError {
+  return new VmferryError('ImageNotFound', `there is no image ${id}`, { cause });
 }
 
 /** @throws ImageNotFound */
@@ -45,7 +49,8 @@ export async function recordImage(tx: Transaction, image: Image, host: HostId): 
   await tx.run(
     `INSERT INTO images (id, name, format, bytes, virtual_bytes,
        kernel_sha256, kernel_bytes, initrd_sha256, initrd_bytes, cmdline)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+     ON CONFLICT (id) DO UPDATE SET name = images.name -- locks it: it must not be forgotten now`,
     [
       image.id,
       image.name,
@@ -92,9 +97,23 @@ export async function forgetImage(tx: Transaction, id: ImageId, host: HostId): P
   }
 }
 
-/** An image has to be at `host`, whether it is there already or not: from now on it cannot be forgotten there. */
+/**
+ * An image has to be at `host`, whether it is there already or not: from now on it cannot be forgotten there. A place
+ * that is known is locked, so that it does not go before this transaction has said why it is needed.
+ *
+ * @throws ImageNotFound if it was forgotten a moment ago
+ */
 export async function needImage(tx: Transaction, id: ImageId, host: HostId): Promise<void> {
-  await tx.run('INSERT INTO image_locations (image_id, host_id) VALUES ($1, $2) ON CONFLICT DO NOTHING', [id, host]);
+  try {
+    await tx.run(
+      `INSERT INTO image_locations AS l (image_id, host_id) VALUES ($1, $2)
+       ON CONFLICT (image_id, host_id) DO UPDATE SET arrived_at = l.arrived_at`,
+      [id, host],
+    );
+  } catch (error) {
+    if (brokenRule(error) === 'image_locations_image_id_fkey') throw imageMissing(id, error);
+    throw error;
+  }
 }
 
 export async function imageArrived(tx: Transaction, id: ImageId, host: HostId): Promise<void> {

@@ -48,7 +48,8 @@ export async function recordPackage(
 ): Promise<void> {
   const { packageId, host } = input;
   await findHost(tx, host);
-  const known = await tx.row<PackageRow>(SELECT, [packageId]);
+  // Locked: it must not be forgotten before its new place is known.
+  const known = await tx.row<PackageRow>(`${SELECT} FOR KEY SHARE OF p`, [packageId]);
   if (known && (known.instanceId !== input.instanceId || known.generation !== input.generation)) {
     throw new VmferryError('AlreadyExists', `package ${packageId} is known as another one`);
   }

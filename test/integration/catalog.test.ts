@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import type { ControlActivities, HostId, InstanceId } from '../../workflows/contract.ts';
+import { VmferryError } from '../../workflows/failures.ts';
 import {
   addInstance,
   addPool,
@@ -230,6 +231,23 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       assert.equal((await control.reserveInstance(spawnInput('web', 'alpha'))).address.ip, '10.77.0.2');
     });
 
+    test('an image is never forgotten under an instance that comes at the same moment', async () => {
+      const { id: imageId } = imageOf('1');
+      await Promise.all(
+        Array.from({ length: 60 }, async (_, i) => {
+          const host = i % 2 ? 'beta' : 'alpha';
+          if (i % 3 === 0) await control.forgetImage({ imageId, host }).catch(unless('InUse'));
+          else if (i % 3 === 1) await control.recordImage({ image: imageOf('1'), host });
+          else {
+            const input = spawnInput(`n${i}`, host);
+            await control.reserveInstance(input).catch(unless('ImageNotFound'));
+            await control.forgetInstance(input);
+          }
+        }),
+      );
+      assert.deepEqual(await rows('SELECT * FROM image_locations WHERE arrived_at IS NULL'), []);
+    });
+
     test('when every address is in use that is said', async () => {
       const web = await addInstance(catalog, 'web', 'alpha');
       await catalog.sql.query(
@@ -378,4 +396,10 @@ async function untilBlocked({ sql }: TestCatalog): Promise<void> {
     const { rowCount } = await sql.query(`SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'`);
     if (rowCount) return;
   }
+}
+
+function unless(type: string): (error: unknown) => void {
+  return (error) => {
+    if (!(error instanceof VmferryError && error.type === type)) throw error;
+  };
 }
