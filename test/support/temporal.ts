@@ -3,7 +3,7 @@
  *
  *   VMFERRY_TEMPORAL_ADDRESS   a running server; each call gets a namespace of its own there
  *   VMFERRY_TEMPORAL_BIN       the `temporal` program
- *   otherwise                  `temporal` on PATH, or where `go install` puts it
+ *   otherwise                  `temporal` on PATH, or the one that set-up has installed
  *
  * Tests skip visibly without one: `test('…', { skip: await temporalMissing() }, …)`.
  */
@@ -11,13 +11,11 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { access, constants } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Connection } from '@temporalio/client';
 import { msToTs } from '@temporalio/common/lib/time.js';
 import proto from '@temporalio/proto';
+import { temporalBinary } from '../../infra/temporal.ts';
 import { searchAttributes } from '../../workflows/contract.ts';
 import { freePort } from './free-port.ts';
 
@@ -66,22 +64,6 @@ export async function startTemporal(options: TemporalOptions = {}): Promise<Test
       if (options.port !== undefined || attempt === 3) throw error;
     }
   }
-}
-
-async function temporalBinary(): Promise<string | null> {
-  const given = process.env.VMFERRY_TEMPORAL_BIN;
-  const folders = [...(process.env.PATH ?? '').split(delimiter), join(homedir(), 'go', 'bin')];
-  for (const path of given ? [given] : folders.map((folder) => join(folder, 'temporal'))) {
-    if (await isExecutable(path)) return path;
-  }
-  return null;
-}
-
-async function isExecutable(path: string): Promise<boolean> {
-  return await access(path, constants.X_OK).then(
-    () => true,
-    () => false,
-  );
 }
 
 async function startServer(binary: string, options: TemporalOptions): Promise<TestTemporal> {
