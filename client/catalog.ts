@@ -15,7 +15,7 @@ export function openCatalog(profile: Profile): Catalog & { close(): Promise<void
   if (url === null)
     throw new VmferryError('ProfileInvalid', `The profile ${profile.file} names no \`catalog\` in [vmferry]`);
   const reader = new CatalogReader(url);
-  const where = `The catalog at ${withoutPassword(url)} (profile ${profile.file})`;
+  const where = `The catalog at ${placeOf(url)} (profile ${profile.file})`;
 
   /** The reader does not know which profile sent it there. */
   const naming =
@@ -45,11 +45,10 @@ export function openCatalog(profile: Profile): Catalog & { close(): Promise<void
   };
 }
 
-/** `host:port/database`, for people. */
-function withoutPassword(url: string): string {
-  const { host, hostname, port, pathname, searchParams } = new URL(url);
-  const socket = searchParams.get('host');
-  return `${socket ?? (port === '' ? hostname : host)}${pathname}`;
+/** `host:port/database`, as the driver reads the URL: without user and password. */
+function placeOf(url: string): string {
+  const { host, port, database } = new pg.Client({ connectionString: url });
+  return `${host.startsWith('/') ? host : `${host}:${port}`}/${database ?? ''}`;
 }
 
 async function readFacts(url: string): Promise<CatalogFacts> {

@@ -12,11 +12,13 @@ const LOST_MS = 120_000;
 export interface Following {
   /** What the progress line says until the workflow tells more. */
   title: string;
-  /** A move: can be watched again. */
-  move: boolean;
   /** End with `MoveParked` when it waits for a decision; otherwise say so and stay. */
   untilParked?: boolean;
+  /** What Ctrl-C is answered with, unless it is a move. */
+  farewell?: string;
 }
+
+const MOVES = ['migrate', 'save', 'restore'];
 
 /**
  * The workflow's result.
@@ -57,7 +59,7 @@ export async function follow<Result>(session: Session, running: Running<Result>,
       }
     }
     // The last steps ended between two looks.
-    if (how.move) display.show(await snapshotOf(running, tracker, clock.now()));
+    if (MOVES.includes(running.type)) display.show(await snapshotOf(running, tracker, clock.now()));
     return await Promise.race([result, interrupted]);
   } finally {
     display.clear();
@@ -94,8 +96,8 @@ async function resultOf<Result>(session: Session, running: Running<Result>, stop
   }
 }
 
-function farewell(running: Running<unknown>, { move }: Following): string {
-  return move
-    ? `The move goes on; watch it with \`vmferry moves watch ${shortMove(running.runId)}\``
-    : `The operation goes on without this terminal; repeat the command to watch it`;
+function farewell({ type, runId }: Running<unknown>, how: Following): string {
+  return MOVES.includes(type)
+    ? `The move goes on; watch it with \`vmferry moves watch ${shortMove(runId)}\``
+    : (how.farewell ?? 'The operation goes on; `vmferry list` shows what becomes of it');
 }

@@ -105,7 +105,7 @@ export class Output {
       const advice = explanation.advice === '' ? '' : `${explanation.advice}\n`;
       this.#stderr.write(`vmferry: ${explanation.message}\n${advice}`);
     } else {
-      this.#stderr.write(`${JSON.stringify({ error: explanation })}\n`);
+      this.#stderr.write(`${JSON.stringify(explanation)}\n`);
     }
   }
 

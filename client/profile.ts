@@ -63,12 +63,20 @@ export async function loadProfile(choice: ProfileChoice): Promise<Profile> {
   return parseProfile(file, text, choice);
 }
 
+const ADDRESS = /^[^\s/]+:\d{1,5}$/;
+
+function addressOf(variable: string | undefined): string | undefined {
+  if (variable === undefined || variable === '') return undefined;
+  if (ADDRESS.test(variable)) return variable;
+  throw new VmferryError('ProfileInvalid', `TEMPORAL_ADDRESS must be host:port, not ${JSON.stringify(variable)}`);
+}
+
 /** Shape of the file; imported only when a command needs the profile, so that help stays quick. */
 async function profileSchema() {
   const { z } = await import('zod');
   const path = z.string().min(1);
   const temporal = z.strictObject({
-    address: z.string().regex(/^[^\s/]+:\d+$/, 'must be host:port'),
+    address: z.string().regex(ADDRESS, 'must be host:port'),
     namespace: z.string().min(1).default('default'),
     api_key: z.string().optional(),
     tls: z
@@ -144,7 +152,7 @@ export async function parseProfile(file: string, text: string, choice: ProfileCh
     text,
     temporalProfile,
     temporal: {
-      address: choice.env['TEMPORAL_ADDRESS'] || temporal.address,
+      address: addressOf(choice.env['TEMPORAL_ADDRESS']) ?? temporal.address,
       namespace: choice.env['TEMPORAL_NAMESPACE'] || temporal.namespace,
     },
     catalog: catalog ?? null,

@@ -58,6 +58,7 @@ const GRPC = {
   cancelled: 1,
   invalidArgument: 3,
   deadlineExceeded: 4,
+  notFound: 5,
   permissionDenied: 7,
   unavailable: 14,
   unauthenticated: 16,
@@ -155,7 +156,9 @@ class Server implements Orchestrator {
 
   #translate(error: unknown): unknown {
     const chain = causes(error);
-    if (chain.some((one) => one instanceof NamespaceNotFoundError)) {
+    // Calls past the SDK's clients name no workflow: what they do not find is the namespace.
+    const raw = isGrpcServiceError(error) && (error.code as number) === GRPC.notFound;
+    if (raw || chain.some((one) => one instanceof NamespaceNotFoundError)) {
       const message = `${this.#where} has no namespace ${this.#profile.temporal.namespace}`;
       return new VmferryError('ServerRefused', message, { cause: error });
     }

@@ -173,14 +173,8 @@ async function checkCatalog(api: Api): Promise<[Check[], HostRow[]]> {
 
 /** Names of the migrations that came with this client; null where it was installed without them. */
 async function knownMigrations(): Promise<string[] | null> {
-  const { readdir } = await import('node:fs/promises');
-  try {
-    const files = await readdir(new URL('../../infra/schema/', import.meta.url));
-    return files.flatMap((file) => (/^\d.*\.sql$/.test(file) ? [file.replace(/\.sql$/, '')] : [])).sort();
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
+  const { migrationNames, SCHEMA_FOLDER } = await import('../../infra/schema.ts');
+  return SCHEMA_FOLDER === '' ? null : migrationNames();
 }
 
 async function checkHost(

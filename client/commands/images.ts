@@ -101,7 +101,7 @@ export function addImagesCommands(program: Command, session: Session): void {
       const [image, host] = [await catalog.findImage(word), await findHost(catalog, hostWord)];
       const temporal = await api.temporal();
       const running = await temporal.start('pull', { kind: 'image', id: image.id, destination: host.id });
-      const result = await follow(session, running, { title: `image ${image.name} → ${host.id}`, move: false });
+      const result = await follow(session, running, { title: `image ${image.name} → ${host.id}` });
       session.output.answer(`Image ${image.id} pulled to ${host.id}`, result);
     });
 
@@ -142,13 +142,13 @@ async function addImage(session: Session, path: string, options: Sources, name?:
     ...(options.cmdline === undefined ? {} : { cmdline: options.cmdline }),
     ...(name === undefined ? {} : { name }),
   });
-  return follow(session, running, { title: `image ${path} on ${host.id}`, move: false });
+  return follow(session, running, { title: `image ${path} on ${host.id}` });
 }
 
 /** Used by `delete-all` too. */
 export async function deleteImage(session: Session, api: Api, image: ImageRow): Promise<void> {
   const running = await (await api.temporal()).start('deleteImage', { imageId: image.id });
-  await follow(session, running, { title: `deleting image ${image.name}`, move: false });
+  await follow(session, running, { title: `deleting image ${image.name}` });
 }
 
 async function spawn(session: Session, word: string, options: SpawnOptions): Promise<void> {
@@ -178,7 +178,7 @@ async function spawn(session: Session, word: string, options: SpawnOptions): Pro
     { instanceId, host: host.id, imageId: image.id, name, memoryBytes, vcpus, domainType },
     { instanceName: name },
   );
-  const result = await follow(session, running, { title: `${name} on ${host.id}`, move: false });
+  const result = await follow(session, running, { title: `${name} on ${host.id}` });
   session.output.answer(`Instance ${result.instanceId} spawned with IP ${result.address.ip}`, { ...result, name });
 }
 

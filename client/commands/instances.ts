@@ -139,7 +139,7 @@ export function addInstancesCommands(program: Command, session: Session): void {
 export async function deleteInstance(session: Session, api: Api, { id, name, host }: InstanceRow): Promise<void> {
   const temporal = await api.temporal();
   const running = await temporal.start('deleteInstance', { instanceId: id }, { instanceName: name, source: host });
-  await follow(session, running, { title: `deleting ${name}`, move: false });
+  await follow(session, running, { title: `deleting ${name}` });
 }
 
 async function migrate(session: Session, word: string, hostWord: string, flags: MoveFlags): Promise<void> {
@@ -193,7 +193,7 @@ function followMove<Result>(
 ): Promise<Result> {
   if (running.joined)
     session.output.note(`This is under way already, as move ${shortMove(running.runId)}; watching it.`);
-  return follow(session, running, { title, move: true, untilParked: flags.untilParked === true });
+  return follow(session, running, { title, untilParked: flags.untilParked === true });
 }
 
 function detached(session: Session, running: Running<unknown>): void {

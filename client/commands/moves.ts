@@ -142,7 +142,7 @@ async function find(session: Session, word: string): Promise<FoundMove> {
 async function watch(session: Session, { row, running }: FoundMove, untilParked = false): Promise<void> {
   const title =
     row === null ? `move ${shortMove(running.runId)}` : `${row.instanceName} ${row.source} → ${row.destination}`;
-  const result = await follow(session, running, { title, move: true, untilParked });
+  const result = await follow(session, running, { title, untilParked });
   session.output.answer(outcomeOf(running.type, result), { moveId: running.runId, ...(result as object) });
 }
 

@@ -59,7 +59,10 @@ async function addNode(
     throw new VmferryError('HostUnreachable', `No worker of a host ${JSON.stringify(host)} has called`);
   }
   const question = await temporal.start('describeNode', { host });
-  const description = await follow(session, question, { title: `asking ${host}`, move: false });
+  const description = await follow(session, question, {
+    title: `asking ${host}`,
+    farewell: 'Nothing was changed',
+  });
   await checkRecord(host, description);
   if (description.poolFingerprint !== poolKey.fingerprint) {
     const obeys =
@@ -69,7 +72,7 @@ async function addNode(
   await approve(session, description, options);
   const record = await poolKey.certifyHost(description.record);
   const adding = await temporal.start('addNode', { host, record });
-  const added = await follow(session, adding, { title: `adding ${host}`, move: false });
+  const added = await follow(session, adding, { title: `adding ${host}` });
   session.output.answer(`Node ${added.id} added`, added);
 }
 

@@ -68,7 +68,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
       const row = await catalog.findPackage(word);
       const host = await findHost(catalog, hostWord);
       const running = await (await api.temporal()).start('pull', { kind: 'package', id: row.id, destination: host.id });
-      const result = await follow(session, running, { title: `package ${short(row.id)} → ${host.id}`, move: false });
+      const result = await follow(session, running, { title: `package ${short(row.id)} → ${host.id}` });
       session.output.answer(`Package ${row.id} pulled to ${host.id}`, result);
     });
 
@@ -81,7 +81,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
       const api = await session.api();
       const row = await (await api.catalog()).findPackage(word);
       const running = await (await api.temporal()).start('deletePackage', { packageId: row.id });
-      await follow(session, running, { title: `deleting package ${short(row.id)}`, move: false });
+      await follow(session, running, { title: `deleting package ${short(row.id)}` });
       session.output.answer(`Package ${row.id} deleted`, { id: row.id });
     });
 
@@ -100,7 +100,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
         throw new VmferryError('PackageNotFound', `Package ${row.id} is not on ${host ?? 'any host'}`);
       }
       const running = await (await api.temporal()).start('verifyPackage', { packageId: row.id, host });
-      const facts = await follow(session, running, { title: `verifying ${short(row.id)} on ${host}`, move: false });
+      const facts = await follow(session, running, { title: `verifying ${short(row.id)} on ${host}` });
       session.output.answer(
         `Package ${row.id} on ${host} is whole: ${formatBytes(facts.bytes)}, sealed by ${facts.source}`,
         {

@@ -9,6 +9,7 @@ import type { Api, Catalog, Orchestrator, Poller, Running, Snapshot } from '../.
 import type { HostRow, ImageRow, InstanceRow, MoveRow, PackageRow } from '../../client/catalog-queries.ts';
 import { run } from '../../client/cli.ts';
 import type { Profile } from '../../client/profile.ts';
+import { systemClock } from '../../client/session.ts';
 import type { Clock } from '../../client/session.ts';
 
 export const NOW = Date.parse('2026-11-24T12:00:00Z');
@@ -327,6 +328,8 @@ export interface Circumstances {
   terminal?: boolean;
   env?: Record<string, string>;
   interrupt?: AbortSignal;
+  /** Default: one that only sleeping moves. */
+  clock?: 'real';
 }
 
 const PROFILE = '[profile.default]\naddress = "127.0.0.1:1"\n';
@@ -347,7 +350,7 @@ export async function command(line: string | string[], options: Circumstances = 
       stdout,
       stderr,
       env: { VMFERRY_PROFILE: `${folder}/profile.toml`, ...options.env },
-      clock: fakeClock(),
+      clock: options.clock === 'real' ? systemClock : fakeClock(),
       interrupt: options.interrupt ?? new AbortController().signal,
       ...(api === undefined ? {} : { openApi: () => api }),
     });

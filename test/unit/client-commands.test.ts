@@ -91,10 +91,10 @@ describe('words that the client does not understand', () => {
     for (const line of ['imges --output json', '--output=json imges']) {
       const { exit, stderr } = await command(line);
       assert.equal(exit, EXIT.usage);
-      assert.equal((JSON.parse(stderr) as { error: { type: string } }).error.type, 'InvalidInput');
+      assert.equal((JSON.parse(stderr) as { type: string }).type, 'InvalidInput');
     }
     const { stderr } = await command('imges', { env: { VMFERRY_OUTPUT: 'jsonl' } });
-    assert.equal((JSON.parse(stderr) as { error: { exit: number } }).error.exit, EXIT.usage);
+    assert.equal((JSON.parse(stderr) as { exit: number }).exit, EXIT.usage);
   });
 });
 

@@ -97,7 +97,7 @@ describe('output', () => {
       const { output, written } = collect(format);
       output.failure(explanation);
       assert.equal(written.out, '');
-      assert.deepEqual(JSON.parse(written.err), { error: explanation });
+      assert.deepEqual(JSON.parse(written.err), explanation);
     }
   });
 

@@ -59,6 +59,13 @@ describe('the profile', () => {
     assert.deepEqual((await parse(GOOD, { env })).temporal, { address: 'other:1', namespace: 'n' });
   });
 
+  it('refuses an address in the environment that is none', async () => {
+    assert.match(
+      await complaint(GOOD, { env: { TEMPORAL_ADDRESS: 'localhost' } }),
+      /^TEMPORAL_ADDRESS must be host:port/,
+    );
+  });
+
   it('names file, line and complaint where it is no TOML', async () => {
     assert.match(await complaint('[profile.default]\naddress = "127.0.0.1:7233\n'), /\/p\/profile\.toml, line 2: \S/);
     assert.match(await complaint('[profile.default]\n\naddress = yes please\n'), /line 3/);
