@@ -11,6 +11,7 @@ export async function spawn(input: SpawnInput): Promise<SpawnResult> {
   const { image, address, imageHosts } = await onControl({ summary: `Reserve an address for ${name}` }).reserveInstance(
     input,
   );
+  let begun = false;
   try {
     if (!imageHosts.some(({ id }) => id === host)) {
       const sources = imageHosts.map(({ record }) => record);
@@ -18,6 +19,7 @@ export async function spawn(input: SpawnInput): Promise<SpawnResult> {
       await onControl({ summary: `${host} holds the base image now` }).recordImage({ image, host });
     }
     const spec: InstanceSpec = { name, imageId: image.id, memoryBytes, vcpus, domainType, boot: image.boot };
+    begun = true;
     const { generation } = await onHost(host, { summary: `Boot ${name} as ${address.ip}` }).spawnInstance({
       instanceId,
       spec,
@@ -31,7 +33,7 @@ export async function spawn(input: SpawnInput): Promise<SpawnResult> {
     });
     return { instanceId, host, address };
   } catch (error) {
-    await CancellationScope.nonCancellable(() => forget(input));
+    await CancellationScope.nonCancellable(() => forget(input, begun));
     throw error;
   }
 }
@@ -40,11 +42,11 @@ export async function spawn(input: SpawnInput): Promise<SpawnResult> {
  * Nothing stays behind: the host ends what it may have begun, then the catalog forgets. If the host cannot say that
  * nothing runs, the catalog keeps the instance, for `instances delete` to finish.
  */
-async function forget({ instanceId, host, name }: SpawnInput): Promise<void> {
+async function forget({ instanceId, host, name }: SpawnInput, begun: boolean): Promise<void> {
   try {
-    await onHost(host, { summary: `End what was begun of ${name}` }).deleteInstance({ instanceId });
+    if (begun) await onHost(host, { summary: `End what was begun of ${name}` }).deleteInstance({ instanceId });
   } catch (error) {
-    // It owns nothing, so it started nothing.
+    // A host that owns nothing has started nothing.
     const { type } = reasonOf(error);
     if (type !== 'NotOwner' && type !== 'InstanceNotFound') return;
   }

@@ -9,9 +9,10 @@ export function describe(
 ): void {
   setCurrentDetails(details);
   const { instance, source, destination } = found;
-  upsertSearchAttributes([
+  const attributes = [
     ...(instance === undefined ? [] : [{ key: searchAttributes.instance, value: instance }]),
     ...(source === undefined ? [] : [{ key: searchAttributes.source, value: source }]),
     ...(destination === undefined ? [] : [{ key: searchAttributes.destination, value: destination }]),
-  ]);
+  ];
+  if (attributes.length > 0) upsertSearchAttributes(attributes);
 }

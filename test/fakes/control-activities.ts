@@ -57,6 +57,7 @@ export function createFakeControlActivities(pool: FakePool): ControlActivities {
       on('reserveMove', input, (scenario) => {
         scenario.openMove = { moveId: input.moveId, destination: input.destination };
         scenario.recorded.state = 'moving';
+        scenario.closed = null;
         pool.opened(input.moveId, scenario);
         return { generation: input.ownedGeneration + 1, address: ADDRESS };
       }),

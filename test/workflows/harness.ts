@@ -16,9 +16,11 @@ import {
   workflowId,
   type HostId,
   type MigrateInput,
+  type MoveOptions,
   type MovePhase,
   type MoveProgress,
   type MoveResult,
+  type RestoreInput,
   type Workflows,
 } from '../../workflows/contract.ts';
 import { createFakeControlActivities } from '../fakes/control-activities.ts';
@@ -129,6 +131,16 @@ export class Harness {
   ): Promise<Awaited<ReturnType<Workflows[N]>>> {
     const handle = await this.begin(name, `${name}:${crypto.randomUUID()}`, input);
     return (await handle.result()) as Awaited<ReturnType<Workflows[N]>>;
+  }
+
+  /** save or restore of an instance, by its own workflow id. */
+  async start<N extends 'save' | 'restore'>(
+    name: N,
+    { instanceId }: Scenario,
+    input: Omit<RestoreInput, 'instanceId'> = {},
+  ): Promise<WorkflowHandleWithFirstExecutionRunId<Workflows[N]>> {
+    const options: MoveOptions = { retryWindowSeconds: 1, ...input.options };
+    return await this.begin(name, workflowId.instance(instanceId), { ...input, instanceId, options });
   }
 
   async move(scenario: Scenario, options: MigrateInput['options'] = {}, destination = 'beta'): Promise<Migration> {
