@@ -87,7 +87,8 @@ export async function fetchPackage(options: FetchPackage): Promise<{ packageByte
         const part = `${file}.part`;
         if (await exists(part)) advance((await stat(part)).size);
         const url = path.segment(packageId, place.stream, place.index);
-        wireBytes += await client.fetchFile(url, part, expected.bytes, work.signal, advance);
+        const received = await client.fetchFile(url, part, expected.bytes, work.signal, advance);
+        wireBytes += received;
         await checkSegment(part, place, origin).catch(async (error: unknown) => {
           await rm(part, { force: true });
           throw error;
