@@ -73,6 +73,7 @@ export async function run(argv: string[], around: Surroundings): Promise<number>
   addCommands(program, session);
   const done = new AbortController();
   try {
+    checkFormat(around.env['VMFERRY_OUTPUT']);
     await Promise.race([program.parseAsync(argv, { from: 'user' }), lastWords(around.interrupt, done.signal)]);
   } catch (error) {
     exit = report(error, output, around);
@@ -91,7 +92,7 @@ function createProgram({ stdout, stderr, env }: Surroundings): Command {
     .version(version(), '--version', 'show the version')
     .helpOption('--help', 'show what a command does and takes')
     .addOption(
-      new Option('--output <format>', 'form of the answer').choices(FORMATS).default(env['VMFERRY_OUTPUT'] ?? 'text'),
+      new Option('--output <format>', 'form of the answer').choices(FORMATS).default(env['VMFERRY_OUTPUT'] || 'text'),
     )
     .option('--profile <file>', 'profile to use (default: ~/.config/vmferry/profile.toml); see `vmferry help profile`')
     .option('--temporal-profile <name>', 'table [profile.NAME] of the profile (default: default)')
@@ -123,6 +124,12 @@ function wantedFormat(argv: string[], env: Environment): Format {
   const at = argv.findIndex((word) => word === '--output' || word.startsWith('--output='));
   const word = at === -1 ? env['VMFERRY_OUTPUT'] : (argv[at]?.split('=', 2)[1] ?? argv[at + 1]);
   return FORMATS.find((format) => format === word) ?? 'text';
+}
+
+/** The option's choices are checked by commander; the variable is ours. */
+function checkFormat(variable: string | undefined): void {
+  if (variable === undefined || variable === '' || FORMATS.some((format) => format === variable)) return;
+  throw new VmferryError('InvalidInput', `VMFERRY_OUTPUT takes ${FORMATS.join(', ')}, not ${JSON.stringify(variable)}`);
 }
 
 /** Ends a command that does not end by itself when interrupted. */

@@ -1,14 +1,20 @@
 /** Sizes, times, fingerprints as people read and write them. */
 import { VmferryError } from '../workflows/failures.ts';
 
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'] as const;
+const scale =
+  (units: readonly string[], base: number) =>
+  (bytes: number): string => {
+    let power = 0;
+    let value = bytes;
+    for (; value >= base && power < units.length - 1; power++) value /= base;
+    return `${power === 0 ? value.toFixed(0) : value.toFixed(1)} ${units[power] ?? ''}`;
+  };
 
-/** `1.5 GiB`; whole numbers below 1 KiB. */
-export function formatBytes(bytes: number): string {
-  const power = bytes < 1 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log2(bytes) / 10));
-  const value = bytes / 1024 ** power;
-  return `${power === 0 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[power] ?? 'B'}`;
-}
+/** What is stored and sent, in powers of 1000 as the histories of moves and the rates of links have it: `40.0 MB`. */
+export const formatBytes = scale(['B', 'kB', 'MB', 'GB', 'TB'], 1000);
+
+/** What a guest sees, RAM and disks, in powers of 1024: `256.0 MiB`. */
+export const formatCapacity = scale(['B', 'KiB', 'MiB', 'GiB', 'TiB'], 1024);
 
 /**
  * Reads `256MiB`, `1.5G`, `1073741824`. Powers of 1024 throughout, as libvirt and QEMU have them.

@@ -41,6 +41,11 @@ const failed = (subject: string, error: unknown): Check => {
   const { message, advice, exit } = explain(error);
   return { subject, status: 'failed', detail: message, advice, exit };
 };
+/** The usual advice would be to ask the doctor. */
+const unreachable = (subject: string, error: unknown, advice: string): Check => {
+  const check = failed(subject, error);
+  return check.exit === EXIT.unreachable ? { ...check, advice } : check;
+};
 const wrong = (subject: string, type: FailureType, detail: string): Check =>
   failed(subject, new VmferryError(type, detail));
 
@@ -104,7 +109,7 @@ async function checkServer(api: Api): Promise<[Check[], Orchestrator | null]> {
   try {
     temporal = await api.temporal();
   } catch (error) {
-    return [[failed('temporal', error)], null];
+    return [[unreachable('temporal', error, 'Start the Temporal server, or correct `address` in the profile.')], null];
   }
   try {
     const facts = await temporal.facts();
@@ -167,7 +172,7 @@ async function checkCatalog(api: Api): Promise<[Check[], HostRow[]]> {
       : [];
     return [[schema, ...role], await catalog.hosts()];
   } catch (error) {
-    return [[failed('catalog', error)], []];
+    return [[unreachable('catalog', error, 'Start PostgreSQL, or correct `catalog` in the profile.')], []];
   }
 }
 

@@ -6,7 +6,7 @@ import type { Image, InstanceSpec } from '../../workflows/contract.ts';
 import type { Api } from '../api.ts';
 import type { ImageRow } from '../catalog-queries.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, formatTime, parseBytes, parseWhole } from '../format.ts';
+import { formatBytes, formatCapacity, formatTime, parseBytes, parseWhole } from '../format.ts';
 import { section } from '../output.ts';
 import type { Column, Section } from '../output.ts';
 import { chooseHost, findHost } from '../resolve.ts';
@@ -17,7 +17,7 @@ const columns: Column<ImageRow>[] = [
   { title: 'name', value: ({ name }) => name },
   { title: 'format', value: ({ format }) => format },
   { title: 'size', value: ({ bytes }) => formatBytes(bytes), align: 'right' },
-  { title: 'disk', value: ({ virtualBytes }) => formatBytes(virtualBytes), align: 'right' },
+  { title: 'disk', value: ({ virtualBytes }) => formatCapacity(virtualBytes), align: 'right' },
   { title: 'hosts', value: ({ hosts }) => hosts.join(' ') },
   { title: 'added', value: ({ addedAt }) => formatTime(addedAt) },
 ];

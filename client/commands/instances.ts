@@ -5,7 +5,7 @@ import type { MoveOptions, MoveResult } from '../../workflows/contract.ts';
 import type { Api, Running } from '../api.ts';
 import type { InstanceRow } from '../catalog-queries.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, formatSeconds, formatTime, parseWhole, short, shortMove } from '../format.ts';
+import { formatBytes, formatCapacity, formatSeconds, formatTime, parseWhole, short, shortMove } from '../format.ts';
 import { fields, section, table } from '../output.ts';
 import type { Column, Section } from '../output.ts';
 import { findHost } from '../resolve.ts';
@@ -230,7 +230,7 @@ async function show(session: Session, word: string): Promise<void> {
     ['Generation', String(instance.generation)],
     ['IP', instance.address.ip],
     ['MAC', instance.address.mac],
-    ['Memory', formatBytes(instance.memoryBytes)],
+    ['Memory', formatCapacity(instance.memoryBytes)],
     ['vCPUs', String(instance.vcpus)],
     ['Image', `${instance.imageName} (${instance.imageId.slice(0, 12)})`],
     ['Created', formatTime(instance.createdAt)],

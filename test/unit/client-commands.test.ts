@@ -75,6 +75,11 @@ describe('words that the client does not understand', () => {
     refused(await command('imges list'), EXIT.usage, /unknown command 'imges'.*Did you mean images/i);
     refused(await command('images lst'), EXIT.usage, /Did you mean list/);
     refused(await command('images list --outptu json'), EXIT.usage, /unknown option '--outptu'.*--output/i);
+    refused(
+      await command('list', { env: { VMFERRY_OUTPUT: 'xml' } }),
+      EXIT.usage,
+      /VMFERRY_OUTPUT takes text, json, jsonl/,
+    );
     refused(await command('images list --output xml'), EXIT.usage, /Allowed choices are text, json, jsonl/);
     refused(await command('instances migrate counter'), EXIT.usage, /missing required argument 'host'/i);
     refused(await command('help instances migrat'), EXIT.usage, /did you mean migrate/);
@@ -337,7 +342,7 @@ describe('instances', () => {
     const { exit, stdout, stderr } = await command(line, { api });
     assert.equal(exit, 0);
     assert.equal(stdout, `Instance ${INSTANCE} migrated to beta\n`);
-    assert.match(stderr, /stood still for 6\.50 s; in all 9\.10 s, 38\.1 MiB sent/);
+    assert.match(stderr, /stood still for 6\.50 s; in all 9\.10 s, 40\.0 MB sent/);
     const options = { onFailure: 'park', retryWindowSeconds: 600, compressionLevel: 3 };
     assert.deepEqual(api.started, [
       {
@@ -635,12 +640,12 @@ describe('packages', () => {
       .answers('pull', { id: '5d1f', destination: 'beta', bytes: 5 })
       .answers('verifyPackage', { packageId: '5d1f', bytes: 4e7, source: 'alpha' });
     api.rows.packages = [packageRow('5d1f')];
-    assert.match((await command('packages list', { api })).stdout, /5d1f +counter +2 +38\.1 MiB/);
+    assert.match((await command('packages list', { api })).stdout, /5d1f +counter +2 +40\.0 MB/);
     assert.match((await command('packages show 5d', { api })).stdout, /Needed: +no/);
     assert.equal((await command('packages pull 5d beta', { api })).stdout, 'Package 5d1f pulled to beta\n');
     assert.equal(
       (await command('packages verify 5d', { api })).stdout,
-      'Package 5d1f on alpha is whole: 38.1 MiB, sealed by alpha\n',
+      'Package 5d1f on alpha is whole: 40.0 MB, sealed by alpha\n',
     );
     assert.equal((await command('packages verify 5d --host beta', { api })).exit, 0);
     assert.equal((await command('packages delete 5d', { api })).stdout, 'Package 5d1f deleted\n');

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import {
   formatBytes,
+  formatCapacity,
   formatFingerprint,
   formatSeconds,
   parseBytes,
@@ -126,14 +127,15 @@ describe('output', () => {
 });
 
 describe('formats', () => {
-  it('writes sizes in powers of 1024', () => {
-    assert.deepEqual([0, 1023, 1024, 1.5 * 2 ** 20, 2 ** 40].map(formatBytes), [
+  it('writes sizes as the histories of moves do, and what a guest sees in powers of 1024', () => {
+    assert.deepEqual([0, 999, 1000, 41_234_567, 1e15].map(formatBytes), [
       '0 B',
-      '1023 B',
-      '1.0 KiB',
-      '1.5 MiB',
-      '1.0 TiB',
+      '999 B',
+      '1.0 kB',
+      '41.2 MB',
+      '1000.0 TB',
     ]);
+    assert.deepEqual([0, 1023, 2 ** 28, 1.5 * 2 ** 30].map(formatCapacity), ['0 B', '1023 B', '256.0 MiB', '1.5 GiB']);
   });
 
   it('reads sizes with and without unit', () => {

@@ -6,13 +6,13 @@ import { ProgressDisplay, progressLine, stepLine, Tracker } from '../../client/p
 import type { PendingActivity } from '../../client/api.ts';
 import { lines, NOW, progress, snapshot, step } from '../fakes/client-api.ts';
 
-const MiB = 2 ** 20;
+const MB = 1e6;
 const transfer = (done: number, values: Partial<PendingActivity> = {}): PendingActivity => ({
   type: 'transferPackage',
   started: true,
   attempt: 1,
   lastFailure: null,
-  heartbeat: { step: 'transferPackage', bytesDone: done * MiB, bytesTotal: 40 * MiB },
+  heartbeat: { step: 'transferPackage', bytesDone: done * MB, bytesTotal: 40 * MB },
   ...values,
 });
 const moving = (done: number, values: Partial<PendingActivity> = {}) =>
@@ -37,11 +37,11 @@ describe('progress', () => {
     tracker.update(moving(0), NOW);
     tracker.update(moving(5), NOW + 500);
     const { view } = tracker.update(moving(10), NOW + 1000);
-    assert.equal(view.bytesPerSecond, 10 * MiB);
+    assert.equal(view.bytesPerSecond, 10 * MB);
     assert.equal(view.etaSeconds, 3);
     assert.equal(
       progressLine(view),
-      'counter alpha → beta  transferPackage  10.0 MiB of 40.0 MiB  25 %  10.0 MiB/s  3 s left',
+      'counter alpha → beta  transferPackage  10.0 MB of 40.0 MB  25 %  10.0 MB/s  3 s left',
     );
   });
 
@@ -50,7 +50,7 @@ describe('progress', () => {
     for (let second = 0; second <= 10; second++) tracker.update(moving(second), NOW + second * 1000);
     for (let second = 11; second <= 20; second++) tracker.update(moving(10 + (second - 10) * 3), NOW + second * 1000);
     const { view } = tracker.update(moving(40), NOW + 20_000);
-    assert.ok(view.bytesPerSecond !== null && Math.abs(view.bytesPerSecond / MiB - 3) < 0.01);
+    assert.ok(view.bytesPerSecond !== null && Math.abs(view.bytesPerSecond / MB - 3) < 0.01);
   });
 
   it('begins a new rate with a new step, and when a step begins anew', () => {
@@ -138,7 +138,7 @@ describe('progress', () => {
     assert.deepEqual([first?.['type'], first?.['moveId']], ['progress', 'm-1']);
     assert.deepEqual(
       [second?.['bytesDone'], second?.['bytesTotal'], second?.['step']],
-      [10 * MiB, 40 * MiB, 'transferPackage'],
+      [10 * MB, 40 * MB, 'transferPackage'],
     );
   });
 
