@@ -66,13 +66,14 @@ export class Harness {
     const connection = await NativeConnection.connect({ address });
     const harness = new Harness(
       temporal,
-      new Client({ connection: await Connection.connect({ address }), namespace }),
+      new Client({ connection: await Connection.connect({ address }), namespace, identity: 'test' }),
       connection,
     );
     const control = await Worker.create({
       connection,
       namespace,
       taskQueue: CONTROL_QUEUE,
+      identity: 'control',
       workflowBundle,
       activities: createFakeControlActivities(harness.pool),
       // Workflow tasks that another worker may take are one round trip slower and tell nothing here.
@@ -88,6 +89,7 @@ export class Harness {
       connection: this.#connection,
       namespace: this.temporal.namespace,
       taskQueue: hostQueue(host),
+      identity: `host ${host}`,
       activities: createFakeHostActivities(host, this.pool),
       // Cancellation comes with the answer to a heartbeat.
       maxHeartbeatThrottleInterval: 100,
