@@ -1,7 +1,13 @@
 /** The client against a real Temporal server with the real workflows, and against a real catalog; hosts are pretended. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { openCatalog } from '../../client/catalog.ts';
 import { connect } from '../../client/temporal.ts';
 import type { Profile } from '../../client/profile.ts';
@@ -292,6 +298,29 @@ describe('the client and the catalog', { skip: await postgresMissing() }, () => 
     assert.equal(absent.exit, EXIT.unreachable);
     assert.match(absent.stderr, /database "nowhere" does not exist/);
     assert.doesNotMatch(refused.stderr + absent.stderr, /\n {4}at /);
+  });
+
+  it('is a program that Ctrl-C ends with 130 and nothing changed', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'vmferry-cli-'));
+    const file = join(folder, 'profile.toml');
+    await writeFile(file, `[profile.default]\naddress = "127.0.0.1:1"\n[vmferry]\ncatalog = "${catalog.url}"\n`);
+    try {
+      const program = fileURLToPath(new URL('../../client/main.ts', import.meta.url));
+      const child = spawn(process.execPath, [program, 'delete-all', '--profile', file], {
+        env: { ...process.env, XDG_CACHE_HOME: folder },
+      });
+      let told = '';
+      child.stderr.on('data', (chunk: Buffer) => {
+        told += chunk.toString();
+        // Once: a second one would end the process without a word.
+        if (told.endsWith('(yes/no) ')) child.kill('SIGINT');
+      });
+      const [code] = (await once(child, 'exit')) as [number | null];
+      assert.equal(code, EXIT.interrupted, told);
+      assert.match(told, /Delete these [^\n]+ for ever\? \(yes\/no\) \nvmferry: Nothing was changed\.\n$/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('never shows a password', async () => {
