@@ -6,6 +6,7 @@
  *   images/<image>/               disk.img, kernel, initrd, image.json
  *   instances/<instance>/ledger/  ownership records (activities/trust/ledger.ts); never deleted
  *   instances/<instance>/g<n>/    disks, kernel, initrd, serial.log of generation n: what QEMU has open
+ *   network/<instance>.json       addresses admitted to the guest network
  *   moves/<move>/                 source: save.json, snapshot, disk-<target>.qcow2, packed/<stream>/…
  *   packages/<package>/           sealed, immutable
  *   incoming/<package>/           a package on its way here
@@ -44,6 +45,9 @@ export class Layout {
   }
   generation(id: InstanceId, generation: number): string {
     return join(this.instance(id), `g${generation}`);
+  }
+  get network(): string {
+    return join(this.root, 'network');
   }
   get moves(): string {
     return join(this.root, 'moves');
