@@ -40,7 +40,7 @@ fail() { # SENTENCE
 # Runs COMMAND with its output in a log, and says every ten seconds where it is. LOG_SAYS may name a function that makes
 # one line of the log; otherwise it is the last one. The log is kept only if COMMAND fails.
 work() { # STEP WHAT SENTENCE-IF-IT-FAILS COMMAND…
-  local step=$1 what=$2 sentence=$3 timer status=0 start=$SECONDS
+  local step=$1 what=$2 sentence=$3 timer where status=0 start=$SECONDS
   shift 3
   log=$(mktemp -t vmferry-setup-XXXXXX.log)
   tell "$step: $what …"
@@ -53,7 +53,8 @@ work() { # STEP WHAT SENTENCE-IF-IT-FAILS COMMAND…
     timer=$!
     wait -n "$child" "$timer" || true
     if ! kill -0 "$child" 2>/dev/null; then break; fi
-    tell "$step: $((SECONDS - start)) s: $("${LOG_SAYS:-last_line}" "$log")"
+    where=$("${LOG_SAYS:-last_line}" "$log")
+    tell "$step: $((SECONDS - start)) s so far${where:+: $where}"
   done
   kill "$timer" 2>/dev/null || true
   wait "$child" || status=$?
