@@ -1,12 +1,12 @@
 import type { DeleteImageInput } from './contract.ts';
 import { failure } from './failing.ts';
 import { onControl, onHost } from './options.ts';
-import { describe } from './tell.ts';
+import { tell } from './tell.ts';
 import { everywhere } from './everywhere.ts';
 
 /** Deletes a base image from every host that holds it. Refused while an instance needs it. */
 export async function deleteImage({ imageId }: DeleteImageInput): Promise<void> {
-  describe(`Deletes image \`${imageId}\`.`);
+  tell(`Deletes image \`${imageId}\`.`);
   const { image, hosts, usedBy } = await onControl({ summary: 'Who holds it, who needs it?' }).findImage({ imageId });
   if (usedBy.length > 0)
     throw failure(

@@ -1,11 +1,11 @@
 import type { AddNodeInput, Host, HostDescription, HostId } from './contract.ts';
 import { failure } from './failing.ts';
 import { onControl, onHost } from './options.ts';
-import { describe } from './tell.ts';
+import { tell } from './tell.ts';
 
 /** Asks a host what it says of itself; nobody believes it yet. */
 export async function describeNode({ host }: { host: HostId }): Promise<HostDescription> {
-  describe(`Asks **${host}** for its record.`, { source: host });
+  tell(`Asks **${host}** for its record.`, { source: host });
   return await onHost(host, { summary: `Who is ${host}?` }).describeHost();
 }
 
@@ -14,7 +14,7 @@ export async function describeNode({ host }: { host: HostId }): Promise<HostDesc
  * name and key, before it keeps the record; so a record of somebody else reaches the catalog from no host's queue.
  */
 export async function addNode({ host, record }: AddNodeInput): Promise<Host> {
-  describe(`Adds **${host}** to the pool.`, { source: host });
+  tell(`Adds **${host}** to the pool.`, { source: host });
   const { record: own, poolFingerprint } = await onHost(host, { summary: `Who is ${host}?` }).describeHost();
   if (own.name !== host)
     throw failure('HostNotCertified', `The host that answers for ${host} calls itself ${own.name}`);

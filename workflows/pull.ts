@@ -1,11 +1,11 @@
 import type { HostId, ImageId, PackageId, PullInput, PullResult } from './contract.ts';
 import { failure } from './failing.ts';
 import { onControl, onHost } from './options.ts';
-import { describe } from './tell.ts';
+import { tell } from './tell.ts';
 
 /** Brings an image or a package to another host, which fetches it from one that holds it. */
 export async function pull({ kind, id, destination }: PullInput): Promise<PullResult> {
-  describe(`Pulls ${kind} \`${id}\` to **${destination}**.`, { destination });
+  tell(`Pulls ${kind} \`${id}\` to **${destination}**.`, { destination });
   const bytes = kind === 'image' ? await pullImage(id, destination) : await pullPackage(id, destination);
   return { id, destination, bytes };
 }

@@ -2,12 +2,12 @@ import { CancellationScope } from '@temporalio/workflow';
 import type { InstanceSpec, SpawnInput, SpawnResult } from './contract.ts';
 import { reasonOf } from './failing.ts';
 import { onControl, onHost } from './options.ts';
-import { describe } from './tell.ts';
+import { tell } from './tell.ts';
 
 /** Boots a new instance from an image; the host fetches the image first if it lacks it. */
 export async function spawn(input: SpawnInput): Promise<SpawnResult> {
   const { instanceId, host, name, memoryBytes, vcpus, domainType } = input;
-  describe(`Spawns **${name}** on **${host}**.`, { instance: instanceId, destination: host });
+  tell(`Spawns **${name}** on **${host}**.`, { instance: instanceId, destination: host });
   const { image, address, imageHosts } = await onControl({ summary: `Reserve an address for ${name}` }).reserveInstance(
     input,
   );

@@ -3,7 +3,7 @@ import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow'
 import { searchAttributes, type HostId, type InstanceId } from './contract.ts';
 
 /** `details` is Markdown. */
-export function describe(
+export function tell(
   details: string,
   found: { instance?: InstanceId; source?: HostId; destination?: HostId } = {},
 ): void {

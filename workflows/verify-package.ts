@@ -1,10 +1,10 @@
 import type { PackageFacts, VerifyPackageInput } from './contract.ts';
 import { onControl, onHost } from './options.ts';
-import { describe } from './tell.ts';
+import { tell } from './tell.ts';
 
 /** Reads the whole package on one host and compares every digest and signature. */
 export async function verifyPackage({ packageId, host }: VerifyPackageInput): Promise<PackageFacts> {
-  describe(`Verifies package \`${packageId}\` on **${host}**.`, { source: host });
+  tell(`Verifies package \`${packageId}\` on **${host}**.`, { source: host });
   await onControl({ summary: `Is ${host} in the pool?` }).findHost({ host });
   return await onHost(host, { summary: 'Compare digests and signatures' }).verifyPackage({ packageId });
 }

@@ -12,7 +12,7 @@ import { Harness } from '../workflows/harness.ts';
 import { writeHistory } from './history-file.ts';
 
 async function recordPretended(): Promise<void> {
-  const harness = await Harness.start('alpha', 'beta');
+  const harness = await Harness.start(['alpha', 'beta']);
   try {
     const good = harness.pool.scenario({ name: 'web' });
     const moved = await harness.move(good);

@@ -55,8 +55,11 @@ export class Harness {
     this.#connection = connection;
   }
 
-  /** With the workers of these hosts. */
-  static async start(...hosts: HostId[]): Promise<Harness> {
+  /**
+   * With the workers of these hosts. Not `cached`, the control worker forgets a workflow after every task and replays it
+   * for the next one, as after a crash.
+   */
+  static async start(hosts: HostId[], { cached = true } = {}): Promise<Harness> {
     quietRuntime();
     const [temporal, workflowBundle] = await Promise.all([
       startTemporal(),
@@ -76,8 +79,7 @@ export class Harness {
       identity: 'control',
       workflowBundle,
       activities: createFakeControlActivities(harness.pool),
-      // Workflow tasks that another worker may take are one round trip slower and tell nothing here.
-      maxConcurrentWorkflowTaskPolls: 10,
+      ...(!cached && { maxCachedWorkflows: 0 }),
     });
     harness.#running.set('control', { worker: control, ended: control.run() });
     for (const host of hosts) await harness.startHost(host);

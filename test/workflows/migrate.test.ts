@@ -14,7 +14,7 @@ import { Harness, type Migration } from './harness.ts';
 const skip = await temporalMissing();
 let harness: Harness;
 before(async () => {
-  if (skip === false) harness = await Harness.start('alpha', 'beta', 'gamma');
+  if (skip === false) harness = await Harness.start(['alpha', 'beta', 'gamma']);
 });
 after(async () => {
   if (skip === false) await harness.stop();
@@ -647,6 +647,18 @@ describe('an operator', { skip, concurrency: 6 }, () => {
       /^MoveReturned: Instance .* runs on alpha again \(restored\): The operator/,
     );
     await held.cancelled;
+    assertReturned(scenario);
+  });
+
+  test('who asks for the return while it goes on already changes nothing', async () => {
+    const scenario = harness.pool.scenario().fail('beta.rewriteXml', 'DomainXmlRefused');
+    const held = scenario.hold('alpha.returnInstance');
+    const move = await harness.move(scenario);
+    await held.entered;
+    assert.equal((await move.progress()).phase, 'returning');
+    await move.handle.executeUpdate(returnUpdate);
+    held.goOn();
+    assert.deepEqual((await move.failureTypes()).slice(0, 2), ['MoveReturned', 'DomainXmlRefused']);
     assertReturned(scenario);
   });
 

@@ -2,7 +2,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { WorkflowUpdateFailedError } from '@temporalio/client';
-import { progressQuery, retryUpdate, returnUpdate, type SpawnInput } from '../../workflows/contract.ts';
+import {
+  progressQuery,
+  readdressUpdate,
+  retryUpdate,
+  returnUpdate,
+  type SpawnInput,
+} from '../../workflows/contract.ts';
 import { IMAGE } from '../fakes/control-activities.ts';
 import { recordOf, SIZES } from '../fakes/host-activities.ts';
 import type { Call, Scenario } from '../fakes/scenario.ts';
@@ -15,7 +21,7 @@ let harness: Harness;
 let toAbsentHost: Promise<string[]>;
 before(async () => {
   if (skip !== false) return;
-  harness = await Harness.start('alpha', 'beta', 'gamma');
+  harness = await Harness.start(['alpha', 'beta', 'gamma'], { cached: false });
   toAbsentHost = failureOf(harness.run('describeNode', { host: 'absent' }));
 });
 after(async () => {
@@ -176,6 +182,7 @@ describe('restore elsewhere', { skip, concurrency: 4 }, () => {
     const held = scenario.hold('beta.transferPackage');
     const handle = await harness.start('restore', scenario, { destination: 'beta' });
     await held.entered;
+    assert.equal((await handle.query(progressQuery)).phase, 'blackout');
     await handle.cancel();
     assert.deepEqual(await typesOf(handle.result()), ['CancelledFailure']);
     await held.cancelled;
@@ -190,6 +197,29 @@ describe('restore elsewhere', { skip, concurrency: 4 }, () => {
     await handle.executeUpdate(retryUpdate);
     await handle.result();
     assert.equal(scenario.runningOn, 'beta');
+  });
+});
+
+describe('a control worker that forgets everything between two steps', { skip }, () => {
+  test('carries a move through parking, another destination and its end', async () => {
+    const scenario = harness.pool.scenario().fail('beta.openPackage', 'PackageMalformed');
+    const move = await harness.move(scenario, { onFailure: 'park' });
+    await move.until('parked');
+    await move.handle.executeUpdate(readdressUpdate, { args: [{ destination: 'gamma' }] });
+    const { destination } = await move.result();
+    assert.equal(destination, 'gamma');
+    assert.equal(scenario.runningOn, 'gamma');
+    assert.deepEqual(scenario.violations, []);
+  });
+
+  test('carries a move back', async () => {
+    const scenario = harness.pool.scenario();
+    const held = scenario.hold('beta.transferPackage');
+    const move = await harness.move(scenario);
+    await held.entered;
+    await move.handle.cancel();
+    assert.deepEqual(await move.failureTypes(), ['CancelledFailure']);
+    assert.equal(scenario.runningOn, 'alpha');
   });
 });
 

@@ -37,6 +37,7 @@ export class Operator {
     setHandler(
       returnUpdate,
       () => {
+        if (this.forward.consideredCancelled) return;
         this.returnAsked = true;
         this.forward.cancel();
       },

@@ -355,7 +355,7 @@ export async function clearUp(
   role: 'source' | 'destination',
   outcome: 'moved' | 'returned' | 'saved',
 ): Promise<void> {
-  await callForEver(move, host, 'Remove what only the move needed', (at) =>
+  await callForEver(move, host, `Remove what only the move needed on ${host}`, (at) =>
     at.settleMove({ ...move.ref, role, outcome }),
   );
 }

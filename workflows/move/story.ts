@@ -7,6 +7,7 @@ import {
   searchAttributes,
   type Host,
   type HostId,
+  type MoveKind,
   type MovePhase,
   type MoveProgress,
   type StepRecord,
@@ -36,7 +37,7 @@ export class Story {
 
   /** `onPhase` is told of every phase but the first. */
   constructor(
-    kind: string,
+    kind: MoveKind,
     ids: Pick<MoveProgress, 'moveId' | 'instanceId' | 'packageId'>,
     onPhase: (phase: MovePhase) => void,
   ) {
@@ -48,7 +49,7 @@ export class Story {
       source: '',
       destination: '',
       generation: 0,
-      phase: 'preparing',
+      phase: kind === 'restore' ? 'blackout' : 'preparing',
       step: null,
       steps: [],
       packageBytes: 0,
@@ -56,7 +57,7 @@ export class Story {
     };
     upsertSearchAttributes([
       { key: searchAttributes.instance, value: ids.instanceId },
-      { key: searchAttributes.phase, value: 'preparing' },
+      { key: searchAttributes.phase, value: this.progress.phase },
     ]);
     this.#publish();
   }
@@ -150,11 +151,11 @@ export class Story {
 
   /** Seconds of each step, repetitions together. */
   stepSeconds(): Record<string, number> {
-    const seconds: Record<string, number> = {};
+    const millis: Record<string, number> = {};
     for (const { step, startedAt, endedAt } of this.progress.steps) {
-      if (endedAt !== undefined) seconds[step] = (seconds[step] ?? 0) + (endedAt - startedAt) / 1000;
+      if (endedAt !== undefined) millis[step] = (millis[step] ?? 0) + endedAt - startedAt;
     }
-    return seconds;
+    return Object.fromEntries(Object.entries(millis).map(([step, sum]) => [step, sum / 1000]));
   }
 
   #publish(): void {

@@ -26,34 +26,43 @@ export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promi
 
 /** Undoes as much as was done; answers what the workflow is to throw. */
 async function undo(move: Move, error: unknown): Promise<unknown> {
+  const { operator, story, reserved, touched, kind } = move;
   // All that follows the point of no return is insisted on; a defect that comes here must not take anything back.
-  if (move.operator.beyondReturn !== null) return error;
-  if (!move.reserved) {
-    move.story.phase('failed');
+  if (operator.beyondReturn !== null) return error;
+  const end: End = { error, asked: operator.returnAsked && isCancellation(error), reason: reasonOf(error) };
+  if (end.asked) end.reason = { type: 'MoveReturned', message: 'The operator asked for the return' };
+  if (!reserved) {
+    story.phase('failed');
     return error;
   }
-  if (move.kind === 'restore') return staySaved(move, error);
-  return move.touched ? takeBack(move, error) : stayRunning(move, error);
+  if (kind === 'restore') return staySaved(move, end);
+  return touched ? takeBack(move, end) : stayRunning(move, end);
+}
+
+interface End {
+  error: unknown;
+  /** By the operator's update `return`. */
+  asked: boolean;
+  /** For the catalog and for people. */
+  reason: ReturnType<typeof reasonOf>;
 }
 
 /** The guest never stopped. */
-async function stayRunning(move: Move, error: unknown): Promise<unknown> {
-  const { source, name } = move;
-  const reason = whyNot(move, error);
+async function stayRunning(move: Move, { error, asked, reason }: End): Promise<unknown> {
+  const { source, name, facts } = move;
   await Promise.all([
     move.prepared && discardCopy(move, move.destination.id),
-    closeMove(move, { outcome: 'failed', owner: source.id, generation: move.facts.ownedGeneration, failure: reason }),
+    closeMove(move, { outcome: 'failed', owner: source.id, generation: facts.ownedGeneration, failure: reason }),
   ]);
   move.story.phase('failed');
-  return move.operator.returnAsked
+  return asked
     ? failure('MoveReturned', `Instance ${name} runs on ${source.id}, where it was: ${reason.message}`)
     : error;
 }
 
 /** The guest may have stopped: the source runs it again, from whatever state the move left it in. */
-async function takeBack(move: Move, error: unknown): Promise<unknown> {
+async function takeBack(move: Move, { error, asked, reason }: End): Promise<unknown> {
   const { source, name } = move;
-  const reason = whyNot(move, error);
   move.story.phase('returning');
   const { generation, how } = await unfailing(
     move,
@@ -63,33 +72,25 @@ async function takeBack(move: Move, error: unknown): Promise<unknown> {
     (host) => host.returnInstance(move.ref),
     (answer) => answer.how,
   );
-  move.blackoutEnds();
+  if (how === 'never stopped') move.story.blackoutEnded(0);
+  else move.blackoutEnds();
   await Promise.all([
     move.prepared && discardCopy(move, move.destination.id),
     clearUp(move, source.id, 'source', 'returned'),
     closeMove(move, { outcome: 'returned', owner: source.id, generation, failure: reason }),
   ]);
   move.story.phase('returned');
-  if (isCancellation(error) && !move.operator.returnAsked) return error;
+  if (isCancellation(error) && !asked) return error;
   return failure('MoveReturned', `Instance ${name} runs on ${source.id} again (${how}): ${reason.message}`, error);
 }
 
 /** A restore began with a stopped guest, and its package is as it was. */
-async function staySaved(move: Move, error: unknown): Promise<unknown> {
-  const { source, destination, name, atHome } = move;
-  const reason = whyNot(move, error);
+async function staySaved(move: Move, { error, asked, reason }: End): Promise<unknown> {
+  const { source, destination, name, atHome, facts } = move;
   await Promise.all([
     move.prepared && (atHome ? clearUp(move, source.id, 'source', 'saved') : discardCopy(move, destination.id)),
-    closeMove(move, { outcome: 'saved', owner: source.id, generation: move.facts.ownedGeneration, failure: reason }),
+    closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration, failure: reason }),
   ]);
   move.story.phase('failed');
-  return move.operator.returnAsked
-    ? failure('MoveReturned', `Instance ${name} stays saved on ${source.id}: ${reason.message}`)
-    : error;
-}
-
-function whyNot(move: Move, error: unknown): ReturnType<typeof reasonOf> {
-  if (isCancellation(error) && move.operator.returnAsked)
-    return { type: 'MoveReturned', message: 'The operator asked for the return' };
-  return reasonOf(error);
+  return asked ? failure('MoveReturned', `Instance ${name} stays saved on ${source.id}: ${reason.message}`) : error;
 }
