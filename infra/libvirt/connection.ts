@@ -28,10 +28,13 @@ const subscribers = new Map<number, OpenOptions>();
 let lastSubscriber = 0;
 
 native.listen((subscriber, kind, about) => {
-  const options = subscribers.get(subscriber);
-  const event = { kind, about } as NativeEvent;
-  if (event.kind === 'lifecycle') options?.onLifecycle?.(event.about as Lifecycle);
-  else options?.onClose?.(event.about.reason as CloseReason);
+  // Out of the addon's call first: Node would swallow what a handler throws there.
+  queueMicrotask(() => {
+    const options = subscribers.get(subscriber);
+    const event = { kind, about } as NativeEvent;
+    if (event.kind === 'lifecycle') options?.onLifecycle?.(event.about as Lifecycle);
+    else options?.onClose?.(event.about.reason as CloseReason);
+  });
 });
 
 async function settled<T>(call: string, pending: Promise<T>): Promise<T> {

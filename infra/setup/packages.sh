@@ -49,7 +49,7 @@ install_packages() { # PACKAGE…
 
 apt_install() { # PACKAGE…
   export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-  apt-get -q -o DPkg::Lock::Timeout=300 update
+  apt-get -q -o DPkg::Lock::Timeout=300 update || echo 'going on with what was known before'
   apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install --yes --no-install-recommends "$@"
 }
 

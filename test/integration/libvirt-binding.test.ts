@@ -248,6 +248,17 @@ describe('The libvirt binding on the test driver', () => {
     assert.equal((await waiting).stdout, 'saved\n');
   });
 
+  test('does not swallow what a handler throws', async () => {
+    const program = `import { Connection } from ${JSON.stringify(import.meta.resolve('libvirt'))};
+      const connection = await Connection.open('${DEFAULT}', { onLifecycle() { throw new Error('from the handler'); } });
+      await connection.domainSuspend('${uuid}');
+      setTimeout(() => {}, 10_000);`;
+    await assert.rejects(
+      promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], { timeout: 20_000 }),
+      /Error: from the handler/,
+    );
+  });
+
   test('opens a shared connection when it is first used, and again after close', async () => {
     const shared = new SharedConnection(DEFAULT);
     const names = await Promise.all([shared.use((c) => c.domains()), shared.use((c) => c.networks())]);
