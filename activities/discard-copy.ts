@@ -9,14 +9,17 @@ import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
+import { overtaken } from './reservation.ts';
 
 export function createDiscardCopy(host: HostContext): HostActivities['discardCopy'] {
-  return ({ instanceId, moveId, packageId }) =>
-    withInstanceLock(host.layout, instanceId, async () => {
-      await discardUnowned(host, instanceId);
-      await host.network.expel(instanceId);
-      await rm(host.layout.stage(moveId), { recursive: true, force: true });
-      await rm(host.layout.incoming(packageId), { recursive: true, force: true });
+  return (move) =>
+    withInstanceLock(host.layout, move.instanceId, async () => {
+      // First what holds the guest in clear: libvirt may be what fails here.
+      await rm(host.layout.stage(move.moveId), { recursive: true, force: true });
+      await rm(host.layout.incoming(move.packageId), { recursive: true, force: true });
+      if (await overtaken(host.layout, move)) return;
+      await discardUnowned(host, move.instanceId);
+      await host.network.expel(move.instanceId);
     });
 }
 

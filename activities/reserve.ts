@@ -1,7 +1,21 @@
 /** Step 2 [destination]: DHCP entry and anti-spoofing rule, so that neither costs blackout. Idempotent. */
 import type { HostActivities } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { withInstanceLock } from './records/lock.ts';
+import { overtaken, writeReservation } from './reservation.ts';
 
 export function createReserve(host: HostContext): HostActivities['reserve'] {
-  return ({ instanceId, name, address }) => host.network.admit(instanceId, name, address);
+  return (input) =>
+    withInstanceLock(host.layout, input.instanceId, async () => {
+      const { instanceId, generation, name, address } = input;
+      if (await overtaken(host.layout, input)) {
+        throw new VmferryError(
+          'StaleGeneration',
+          `host ${host.name} has made room for a later generation of instance ${instanceId} than ${generation}`,
+        );
+      }
+      await writeReservation(host.layout, input);
+      await host.network.admit(instanceId, name, address);
+    });
 }

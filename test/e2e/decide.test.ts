@@ -37,7 +37,17 @@ describe('an operator decides about a move', { skip: cannotRun }, () => {
   /** A move to beta is parked, because beta’s libvirtd is gone. */
   const park = async (): Promise<void> => {
     const held = await pool.hold('beta', 'restoreInstance', 'before');
-    const move = pool.cli('instances', 'migrate', guest.id, 'beta', '--on-failure', 'park', '--retry-window', '3');
+    const move = pool.cli(
+      'instances',
+      'migrate',
+      guest.id,
+      'beta',
+      '--on-failure',
+      'park',
+      '--retry-window',
+      '3',
+      '--until-parked',
+    );
     await held.reached();
     await pool.testbed.kill('beta', 'libvirtd');
     await held.release();
