@@ -9,6 +9,7 @@ import { run } from '../../activities/exec/run.ts';
 import { writeDurable } from '../../activities/records/durable.ts';
 import { CONTROL_QUEUE, searchAttributes } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
+import { temporalBinary } from '../temporal.ts';
 import { REPOSITORY } from './host.ts';
 import { find, helperEnvironment, startDaemon, type Argv, type Process } from './processes.ts';
 
@@ -165,12 +166,11 @@ export class Control {
   }
 }
 
-/** The Temporal CLI: VMFERRY_TEMPORAL_BIN, else the one that set-up has put where `go install` does, else PATH's. */
 async function temporalProgram(): Promise<string> {
-  const given = process.env['VMFERRY_TEMPORAL_BIN'];
-  if (given) return given;
-  const { stdout } = await run('bash', ['-c', 'command -v temporal || echo "$HOME/go/bin/temporal"']);
-  return stdout.trim();
+  const program = await temporalBinary();
+  if (program === null)
+    throw new VmferryError('FileNotFound', 'There is no `temporal` program; `npm run setup` gets it');
+  return program;
 }
 
 /** Folder of the newest PostgreSQL that Debian has installed. */

@@ -99,7 +99,7 @@ program
 program
   .command('console')
   .description('show what an instance has printed on its serial console')
-  .argument('<instance>', 'its UUID')
+  .argument('<instance>', 'UUID, its beginning, or name')
   .action(async (instance: string) => {
     process.stdout.write(await (await Testbed.open()).console(instance));
   });

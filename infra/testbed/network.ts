@@ -115,11 +115,14 @@ export async function connectHost(
 ): Promise<void> {
   // After a power loss the old port goes with the old namespace, which the kernel frees when it likes.
   await run('nsenter', ['-t', String(wan.pid), '-n', 'ip', 'link', 'delete', host], { okExitCodes: [0, 1] });
-  const pair = ['link', 'add', host, 'type', 'veth', 'peer', 'name', 'wan0', 'netns', String(init.pid)];
-  await inside(wan, 'ip', ...pair);
+  // Like a real one, the host's card keeps its MAC over a boot; the neighbours remember it.
+  const [, , ...bytes] = address.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0'));
+  const card = ['wan0', 'address', ['02', '76', '66', '00', ...bytes].join(':'), 'netns', String(init.pid)];
+  await inside(wan, 'ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', ...card);
   await inside(wan, 'ip', 'link', 'set', host, 'master', 'wan', 'up');
   await inside(init, 'ip', 'address', 'add', `${address}/24`, 'dev', 'wan0');
   await inside(init, 'ip', 'link', 'set', 'wan0', 'up');
+  await plugLink(wan, host, init, false);
   await inside(init, 'ip', 'route', 'add', 'default', 'via', gateway);
 }
 
@@ -166,18 +169,16 @@ export async function shapeLink(wan: Process, host: string, init: Process, rate:
   }
 }
 
-/**
- * Pulls the host's cable, or plugs it in again. Resolves when the host has noticed, in its own namespace: the kernel tells
- * of carriers at most once a second.
- */
+/** Pulls the host's cable, or plugs it in again. Resolves when both ends have noticed, which may take them a second. */
 export async function plugLink(wan: Process, host: string, init: Process, cut: boolean): Promise<void> {
   await inside(wan, 'ip', 'link', 'set', host, cut ? 'down' : 'up');
+  const shows = async (where: Process, device: string, what: string): Promise<boolean> => {
+    const { stdout } = await run('nsenter', ['-t', String(where.pid), '-n', 'ip', '-details', 'link', 'show', device]);
+    return stdout.includes(what);
+  };
   await until(
-    async () => {
-      const { stdout } = await run('nsenter', ['-t', String(init.pid), '-n', 'ip', '-brief', 'link', 'show', 'wan0']);
-      return /\sUP\s/.test(stdout) !== cut;
-    },
-    5000,
+    async () => (await shows(init, 'wan0', 'state UP')) !== cut && (await shows(wan, host, 'state forwarding')) !== cut,
+    10_000,
     () => `${host} did not notice that its cable was ${cut ? 'pulled' : 'plugged in'}`,
   );
 }

@@ -49,6 +49,10 @@ function daemonEnvironment(extra: Record<string, string> = {}): Record<string, s
   };
 }
 
+/** Nothing takes longer to be executed, and to serve, even where many tests share two cores. */
+const START_MS = 20_000;
+const SERVE_MS = 120_000;
+
 export interface Daemon {
   /** The testbed's directory. */
   directory: string;
@@ -66,7 +70,7 @@ export interface Daemon {
 
 /**
  * Starts a program that outlives this process, waits until it serves, and answers its identity. No-op for one that runs.
- * Throws CommandFailed with the end of its log if it ends or does not serve within a minute.
+ * Throws CommandFailed with the end of its log if it ends or does not serve within two minutes.
  */
 export async function startDaemon(daemon: Daemon): Promise<Process> {
   const { directory, part, log, ready } = daemon;
@@ -76,25 +80,19 @@ export async function startDaemon(daemon: Daemon): Promise<Process> {
   const offset = existsSync(log) ? statSync(log).size : 0;
   const launched = marked(directory, part, daemon.command);
   const [program, ...args] = daemon.within?.(launched) ?? launched;
-  const output = openSync(log, 'a');
-  try {
-    const stdio: StdioOptions = ['ignore', output, output];
-    const child = spawn(program, args, {
-      detached: true,
-      cwd: '/',
-      stdio,
-      env: { ...daemonEnvironment(daemon.env), ...helperEnvironment(directory) },
-    });
-    child.on('error', () => undefined); // noticed below: there is no such process
-    child.unref();
-  } finally {
-    closeSync(output);
-  }
+  const failedAtOnce = spawnDetached(program, args, log, {
+    ...daemonEnvironment(daemon.env),
+    ...helperEnvironment(directory),
+  });
   const text = (): string => readFileSync(log).subarray(offset).toString();
   const failed = (how: string): string => `${part} ${how}: ${excerpt(text()) || `nothing in ${log}`}`;
   const started = await until(
-    () => find(directory, part),
-    5000,
+    () => {
+      const found = find(directory, part);
+      if (!found && failedAtOnce()) throw new VmferryError('CommandFailed', failed('did not start'));
+      return found;
+    },
+    START_MS,
     () => failed('did not start'),
   );
   await until(
@@ -102,10 +100,26 @@ export async function startDaemon(daemon: Daemon): Promise<Process> {
       if (!alive(started)) throw new VmferryError('CommandFailed', failed('ended at its start'));
       return typeof ready === 'function' ? ready() : ready.test(text());
     },
-    60_000,
+    SERVE_MS,
     () => failed('does not serve'),
   );
   return started;
+}
+
+/** Starts a program, and answers a question: has it failed? To end well is to leave a process in the background. */
+function spawnDetached(program: string, args: string[], log: string, env: Record<string, string>): () => boolean {
+  const output = openSync(log, 'a');
+  try {
+    const stdio: StdioOptions = ['ignore', output, output];
+    const child = spawn(program, args, { detached: true, cwd: '/', stdio, env });
+    let failed = false;
+    child.on('error', () => (failed = true));
+    child.on('exit', (code) => (failed = code !== 0));
+    child.unref();
+    return () => failed;
+  } finally {
+    closeSync(output);
+  }
 }
 
 /** Enough of a log to understand a failure: programs name the cause first or last. */
@@ -116,7 +130,7 @@ function excerpt(text: string): string {
 
 const NUMBER = /^\d+$/;
 
-/** Ends at the first null; a process that ends while we read is as good as gone. */
+/** Null for a process that has ended. */
 function read(path: string): string | null {
   try {
     return readFileSync(path, 'latin1');

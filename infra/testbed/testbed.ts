@@ -10,6 +10,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { createPoolKey, loadPoolKey } from '../../activities/trust/pool-key.ts';
 import { VmferryError } from '../../workflows/failures.ts';
@@ -27,7 +28,7 @@ import {
   plugLink,
   shapeLink,
 } from './network.ts';
-import { end, find, markedProcesses, startDaemon, until, type Argv, type Process } from './processes.ts';
+import { end, find, markedProcesses, startDaemon, type Argv, type Process } from './processes.ts';
 import { installProfile, removeProfile, writeProfile, type ProfileSettings } from './profile.ts';
 import { claimDirectory, loadState, saveState, testbedDirectory, withTestbedLock, type State } from './state.ts';
 
@@ -72,6 +73,8 @@ export interface GuestDiskCheck {
   gaps: number;
   /** Lines that are not whole. */
   torn: number;
+  /** How often the guest has booted; each time it counts from 1. */
+  boots: number;
 }
 
 export interface PartStatus {
@@ -239,26 +242,24 @@ export class Testbed {
     ];
   }
 
-  /** The serial log of an instance (its UUID), over all its generations and hosts, oldest first: paths on the machine. */
-  async serialLogs(instance: string): Promise<string[]> {
+  /** What an instance (UUID, its beginning, or name) has printed on its serial console, on whatever host it was. */
+  async console(instance: string): Promise<string> {
+    const id =
+      (await this.#instanceIds()).find((known) => known.startsWith(instance)) ?? (await this.#idOfName(instance));
     const found: { generation: number; path: string }[] = [];
     for (const host of this.hosts) {
-      const folder = this.outside(host, `/var/lib/vmferry/instances/${instance}`);
-      for (const name of existsSync(folder) ? await readdir(folder) : []) {
+      const folder = this.outside(host, `/var/lib/vmferry/instances/${id}`);
+      for (const name of id !== null && existsSync(folder) ? await readdir(folder) : []) {
         const path = join(folder, name, 'serial.log');
         const generation = Number(/^g(\d+)$/.exec(name)?.[1]);
         if (generation > 0 && existsSync(path)) found.push({ generation, path });
       }
     }
-    return found.sort((one, other) => one.generation - other.generation).map(({ path }) => path);
-  }
-
-  /** What an instance has printed on its serial console. */
-  async console(instance: string): Promise<string> {
-    const logs = await this.serialLogs(instance);
-    if (logs.length === 0)
-      throw new VmferryError('InstanceNotFound', `No host has a serial log of instance ${instance}`);
-    return logs.map((path) => readFileSync(path, 'utf8')).join('');
+    if (found.length === 0) {
+      throw new VmferryError('InstanceNotFound', `No host has a serial log of an instance ${instance}`);
+    }
+    const inOrder = found.sort((one, other) => one.generation - other.generation);
+    return inOrder.map(({ path }) => readFileSync(path, 'utf8')).join('');
   }
 
   /** Asks a guest for `path` from within a host's network. Throws CommandFailed if it does not answer in time. */
@@ -296,15 +297,13 @@ export class Testbed {
     const path = testbedDirectory(directory);
     await withTestbedLock(path, async () => {
       const state = await loadState(path);
-      await until(
-        async () => {
-          const left = markedProcesses(path);
-          await end(left);
-          return left.length === 0;
-        },
-        30_000,
-        () => `Processes of the testbed in ${path} do not end`,
-      );
+      // The wrappers that wait for a daemon reap it and end; killed together with it, they would leave it to the machine's
+      // first process, which may take its time.
+      await end(markedProcesses(path).filter(({ leader }) => leader));
+      for (let sweep = 0; markedProcesses(path).length > 0; sweep++) {
+        await sleep(50);
+        if (sweep >= 20) await end(markedProcesses(path));
+      }
       if (!state) return;
       if (state.index !== null) await disconnectMachine(state.index);
       await removeProfile(path);
@@ -395,6 +394,22 @@ export class Testbed {
       );
       log(stdout.trim());
     }
+  }
+
+  /** Instances of which a host keeps anything. */
+  async #instanceIds(): Promise<string[]> {
+    const folders = this.hosts.map((host) => this.outside(host, '/var/lib/vmferry/instances'));
+    return (await Promise.all(folders.filter(existsSync).map((folder) => readdir(folder)))).flat();
+  }
+
+  async #idOfName(name: string): Promise<string | null> {
+    for (const host of this.hosts.filter((candidate) => this.#host(candidate).init)) {
+      const { exitCode, stdout } = await this.exec(host, ['virsh', '--quiet', 'domuuid', name], {
+        okExitCodes: [0, 1],
+      });
+      if (exitCode === 0) return stdout.trim();
+    }
+    return null;
   }
 
   async #plug(name: string, cut: boolean): Promise<void> {

@@ -25,7 +25,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -65,7 +64,7 @@ static uint32_t checksum(const char *text, size_t length)
 	return sum;
 }
 
-/* ---- The count on the disk: lines of one length, each with a checksum, so that a torn one is known ---- */
+/* ---- The count on the disk: lines of one length, each with its checksum, so that a torn one is known ---- */
 
 #define LINE 59
 
@@ -81,41 +80,38 @@ struct check {
 
 static int check_file(struct check *result)
 {
-	char line[LINE], boot[9] = "";
-	struct stat status;
+	char line[4 * LINE], boot[9] = "", named[9], end;
+	unsigned long count;
+	long long wall;
+	unsigned sum;
 	memset(result, 0, sizeof *result);
 	int file = open(COUNT_FILE, O_RDONLY);
-	if (file < 0 || fsync(file) || fstat(file, &status))
+	if (file < 0 || fsync(file))
 		return -1;
 	/* What RAM remembers of the file would always be whole. */
 	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 	FILE *stream = fdopen(file, "r");
 	if (!stream)
 		return -1;
-	for (off_t left = status.st_size; left > 0; left -= LINE) {
-		char end, named[9];
-		unsigned long count;
-		unsigned sum;
-		long long wall;
-		size_t got = fread(line, 1, left < LINE ? left : LINE, stream);
-		if (got != LINE || sscanf(line, "boot=%8s count=%lu wall=%lld %8x%c", named, &count, &wall, &sum, &end) != 5 ||
+	while (fgets(line, sizeof line, stream)) {
+		if (strlen(line) != LINE || sscanf(line, "boot=%8s count=%lu wall=%lld %8x%c", named, &count, &wall, &sum, &end) != 5 ||
 		    end != '\n' || sum != checksum(line, LINE - 9)) {
 			result->torn++;
 			continue;
 		}
-		if (strcmp(boot, named)) { /* another boot counts from 1 again */
+		int another = strcmp(boot, named) != 0; /* another boot counts from 1 again */
+		if (another) {
 			strcpy(boot, named);
 			result->boots++;
-			if (count != 1)
-				result->gaps++;
 			result->first = count;
-		} else if (count != result->last + 1)
+		}
+		if (count != (another ? 1 : result->last + 1))
 			result->gaps++;
 		result->last = count;
 		result->lines++;
 	}
-	fclose(stream);
-	return 0;
+	int failed = ferror(stream);
+	return fclose(stream) || failed ? -1 : 0;
 }
 
 /* ---- Filled RAM ---- */
