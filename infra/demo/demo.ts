@@ -109,8 +109,8 @@ export class Demo {
       from: SOURCE,
       to: DESTINATION,
       stepSeconds: move.stepSeconds,
-      blackoutSeconds: move.blackoutSeconds,
-      totalSeconds: move.totalSeconds,
+      blackoutSeconds: milliseconds(move.blackoutSeconds),
+      totalSeconds: milliseconds(move.totalSeconds),
       wireBytes: move.wireBytes,
       packageBytes: move.packageBytes,
       before: sighting(before),
@@ -191,6 +191,9 @@ const sighting = ({ counter, token, bootId, host }: GuestStatus & { host: string
   bootId,
   host,
 });
+
+/** Seconds, to the millisecond. */
+const milliseconds = (seconds: number): number => Math.round(seconds * 1000) / 1000;
 
 function stepLine({ step, host, startedAt, endedAt = startedAt, summary = '' }: StepRecord): string {
   const seconds = ((endedAt - startedAt) / 1000).toFixed(2);

@@ -325,19 +325,22 @@ export class Testbed {
 
     await writeProfile(this.directory, this.#profile());
     if (!(await loadPoolKey(this.poolDirectory))) await createPoolKey(this.poolDirectory);
-    const orchestrate = async (): Promise<void> => {
-      await together([this.#control.start('temporal'), this.#control.start('postgres')]);
-      log('Temporal and PostgreSQL run');
+    const temporal = this.#control.start('temporal').then(() => log('Temporal runs'));
+    const control = async (): Promise<void> => {
+      await together([temporal, this.#control.start('postgres')]);
       signal?.throwIfAborted();
       await this.#control.start('worker');
-      log('the control worker runs');
+      log('PostgreSQL and the control worker run');
     };
-    await together([...hosts.map(boot), orchestrate()]);
+    const pool = async (host: Host): Promise<void> => {
+      await together([temporal, boot(host)]);
+      signal?.throwIfAborted();
+      await host.startWorker();
+      log(`${host.name}: the host worker runs`);
+    };
+    await together([control(), ...hosts.map(pool)]);
     signal?.throwIfAborted();
-    await together(hosts.map((host) => host.startWorker()));
-    log('the host workers run');
-    signal?.throwIfAborted();
-    if (!noNodes) await this.#addNodes(hosts, log);
+    if (!noNodes) await together(hosts.map((host) => this.#addNode(host, log)));
   }
 
   /** The world between the hosts, and the machine's place in it. */
@@ -380,20 +383,13 @@ export class Testbed {
     await host.startLibvirt();
   }
 
-  /** Adds hosts to the pool as an operator does, each fingerprint taken from the host itself and not from the network. */
-  async #addNodes(hosts: Host[], log: (line: string) => void): Promise<void> {
-    for (const host of hosts) {
-      const fingerprint = await host.fingerprint();
-      const client = join(REPOSITORY, 'client/main.ts');
-      const { stdout } = await run(
-        process.execPath,
-        [client, 'nodes', 'add', host.name, '--fingerprint', fingerprint],
-        {
-          env: { VMFERRY_PROFILE: this.profilePath },
-        },
-      );
-      log(stdout.trim());
-    }
+  /** Adds a host to the pool as an operator does, its fingerprint taken from the host itself and not from the network. */
+  async #addNode(host: Host, log: (line: string) => void): Promise<void> {
+    const command = ['nodes', 'add', host.name, '--fingerprint', await host.fingerprint()];
+    const { stdout } = await run(process.execPath, [join(REPOSITORY, 'client/main.ts'), ...command], {
+      env: { VMFERRY_PROFILE: this.profilePath },
+    });
+    log(stdout.trim());
   }
 
   /** Instances of which a host keeps anything. */
