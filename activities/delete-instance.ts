@@ -22,7 +22,7 @@ export function createDeleteInstance(host: HostContext): HostActivities['deleteI
       await removeGenerations(folder);
       if (!(await exists(folder))) return;
       for (const name of await readdir(folder)) {
-        if (/^(save|resumed)-[0-9]+\.json$/.test(name)) await rm(join(folder, name));
+        if (/^((save|resumed)-[0-9]+|reserved)\.json$/.test(name)) await rm(join(folder, name));
       }
     });
 }

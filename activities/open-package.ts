@@ -4,8 +4,8 @@
  *
  * How it can die half way: the acceptance is durable and answers the same again; streams that are whole are kept.
  */
-import type { HostActivities } from '../workflows/contract.ts';
-import { withHeartbeat } from './heartbeat.ts';
+import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.ts';
+import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { openPackage } from './package/open.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -14,17 +14,19 @@ import { readMovedEnvelope } from './moved-envelope.ts';
 export function createOpenPackage(host: HostContext): HostActivities['openPackage'] {
   return (input) =>
     withHeartbeat('openPackage', (work) =>
-      withInstanceLock(host.layout, input.instanceId, async () => {
-        const { layout, ledger } = host;
-        const { origin, sessionKey } = await readMovedEnvelope(host, input, { source: input.source });
-        await ledger.accept(origin);
-        return openPackage({
-          folder: layout.package(input.packageId),
-          origin,
-          sessionKey,
-          target: layout.stage(input.moveId),
-          work,
-        });
-      }),
+      withInstanceLock(host.layout, input.instanceId, () => openIntoStage(host, input, work)),
     );
+}
+
+/** @returns bytes of the opened members */
+export async function openIntoStage(
+  host: HostContext,
+  move: MoveRef & { source: SignedText },
+  work: Work,
+): Promise<{ bytes: number }> {
+  const { layout, ledger } = host;
+  const { origin, sessionKey } = await readMovedEnvelope(host, move, { source: move.source });
+  await ledger.accept(origin);
+  const folder = layout.package(move.packageId);
+  return openPackage({ folder, origin, sessionKey, target: layout.stage(move.moveId), work });
 }

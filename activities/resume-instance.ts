@@ -4,7 +4,8 @@
  * How it can die half way, and what the next attempt finds:
  * - ownership not recorded: the release is checked and recorded again.
  * - recorded, domain paused: resumed.
- * - recorded, domain gone before it ever ran here (the host was rebooted): restored once more from the package's members.
+ * - recorded, domain gone before it ever ran here (the host was rebooted): restored once more from the package's members,
+ *   which are opened once more if they are gone too: the sealed package is what this host took over.
  * - `resumed-<generation>.json` is written just before the vCPUs start. Once it is there the members are never used
  *   again, for the guest may have written to its disk: a domain that is gone then has ended by itself, or with its host,
  *   and is booted from its disk.
@@ -17,7 +18,8 @@ import type { HostContext } from './host-context.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
-import { LOCAL_XML } from './rewrite-xml.ts';
+import { openIntoStage } from './open-package.ts';
+import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
 
 export function createResumeInstance(host: HostContext): HostActivities['resumeInstance'] {
   return (input) =>
@@ -25,9 +27,22 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
       withInstanceLock(host.layout, input.instanceId, async () => {
         const { instanceId, generation, packageId, release, source, moveId } = input;
         await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
-        await runCopy(host, instanceId, generation, host.layout.stage(moveId), work);
+        const stage = host.layout.stage(moveId);
+        if (!(await hasRun(host, instanceId, generation)) && !(await exists(join(stage, LOCAL_XML)))) {
+          await openIntoStage(host, input, work);
+          await rewriteXml(host, input, stage);
+        }
+        await runCopy(host, instanceId, generation, stage, work);
       }),
     );
+}
+
+const resumedPath = (host: HostContext, instanceId: InstanceId, generation: number): string =>
+  join(host.layout.instance(instanceId), `resumed-${generation}.json`);
+
+/** May the guest have written to its disk in this generation? Then nothing may be restored over it. */
+export function hasRun(host: HostContext, instanceId: InstanceId, generation: number): Promise<boolean> {
+  return exists(resumedPath(host, instanceId, generation));
 }
 
 /** Lets the paused copy of a generation that this host owns run, restoring it once more if it is gone. */
@@ -38,14 +53,12 @@ export async function runCopy(
   folder: string,
   work: Work,
 ): Promise<void> {
-  const { hypervisor, layout } = host;
-  const marker = join(layout.instance(instanceId), `resumed-${generation}.json`);
-  const ran = await exists(marker);
-  if (!ran) {
+  const { hypervisor } = host;
+  if (!(await hasRun(host, instanceId, generation))) {
     await ensurePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
-    await writeDurable(marker, JSON.stringify({ time: new Date().toISOString() }));
+    await writeDurable(resumedPath(host, instanceId, generation), JSON.stringify({ time: new Date().toISOString() }));
   }
   if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);
   else await hypervisor.start(instanceId);

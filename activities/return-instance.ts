@@ -18,7 +18,7 @@ import { imageOfOverlay } from './images.ts';
 import { exists } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { runCopy } from './resume-instance.ts';
+import { hasRun, runCopy } from './resume-instance.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
 import { readSaveRecord, sameProcess } from './save-record.ts';
 
@@ -38,7 +38,7 @@ async function run(host: HostContext, move: MoveRef, work: Work): Promise<How> {
   const { hypervisor, layout } = host;
   const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
   const domain = await hypervisor.find(move.instanceId);
-  const restoredBefore = await exists(join(layout.instance(move.instanceId), `resumed-${move.generation}.json`));
+  const restoredBefore = await hasRun(host, move.instanceId, move.generation);
 
   // Not the process that was saved: a copy that an earlier attempt restored, and that runCopy judges.
   const original = domain?.process && (!record || sameProcess(domain.process, record.process));

@@ -35,6 +35,7 @@ export const workflowId = {
   imageDelete: (image: ImageId): string => `image-delete:${image}`,
   pull: (object: ImageId | PackageId, host: HostId): string => `pull:${object}:${host}`,
   package: (id: PackageId): string => `package:${id}`,
+  discard: (move: MoveId, host: HostId): string => `discard:${move}:${host}`,
   node: (host: HostId): string => `node:${host}`,
   nodeQuestion: (host: HostId): string => `node-question:${host}`,
 };
@@ -309,6 +310,12 @@ export interface VerifyPackageInput {
 export interface AddNodeInput {
   host: HostId;
   record: SignedText;
+}
+
+/** Started by a move that could not tell a host to give up its copy; never by the client. */
+export interface DiscardCopyInput {
+  host: HostId;
+  move: MoveRef;
 }
 
 /** Types by which the client starts workflows; `workflows/index.ts` exports exactly these names. */

@@ -3,6 +3,7 @@ export { addImage } from './add-image.ts';
 export { deleteImage } from './delete-image.ts';
 export { deleteInstance } from './delete-instance.ts';
 export { deletePackage } from './delete-package.ts';
+export { discardCopy } from './discard-copy.ts';
 export { migrate } from './migrate.ts';
 export { addNode, describeNode } from './nodes.ts';
 export { pull } from './pull.ts';

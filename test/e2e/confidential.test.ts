@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { once } from 'node:events';
-import { readdir } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -43,18 +43,9 @@ describe('nobody but the two hosts sees the guest', { skip: cannotRun }, () => {
     const marker = `marker-${randomBytes(16).toString('hex')}`;
     await pool.testbed.guestGet('alpha', guest.ip, `/marker?text=${marker}`);
     const capture = join(pool.testbed.directory, 'wire.pcap');
-    const [program, ...args] = pool.testbed.enter('alpha', [
-      'tcpdump',
-      '-i',
-      'wan0',
-      '-s',
-      '0',
-      '-U',
-      '-Z',
-      'root',
-      '-w',
-      capture,
-    ]);
+    // Everything that beta gets or sends passes its port of the bridge.
+    const listen = ['tcpdump', '-i', 'beta', '-s', '0', '-U', '-Z', 'root', '-w', capture] as const;
+    const [program, ...args] = pool.testbed.enter('wan', listen);
     const tcpdump = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     await once(tcpdump.stderr, 'data'); // it says that it listens
 
@@ -70,6 +61,7 @@ describe('nobody but the two hosts sees the guest', { skip: cannotRun }, () => {
     tcpdump.kill('SIGINT');
     await once(tcpdump, 'exit');
 
+    assert.ok((await stat(capture)).size > 10_000_000, 'the capture holds the move');
     assert.ok(!(await holds(capture, marker)), 'the wire carries no clear text');
     for (const part of ['temporal', 'postgres']) {
       const folder = join(pool.testbed.directory, part);

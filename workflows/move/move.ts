@@ -4,6 +4,7 @@ import {
   progressQuery,
   type Address,
   type Host,
+  type HostId,
   type Image,
   type InstanceFacts,
   type InstanceId,
@@ -46,6 +47,12 @@ export class Move {
   prepared = false;
   /** The source may have stopped the guest. */
   touched = false;
+
+  /** Hosts that keep a copy of theirs because they could not be told to give it up. */
+  readonly keepers = new Set<HostId>();
+
+  /** Hosts that fetched the package whole. */
+  readonly packageAt = new Set<HostId>();
 
   /** When the guest stopped, by the workflow's clock. */
   #stoppedAt: number | null = null;

@@ -1,5 +1,7 @@
 /** A move that cannot go on may wait for the operator, who sends it on, there or elsewhere. */
-import type { HostId } from '../contract.ts';
+import { ParentClosePolicy, startChild } from '@temporalio/workflow';
+import { workflowId, type HostId } from '../contract.ts';
+import type { discardCopy as discardCopyWorkflow } from '../discard-copy.ts';
 import { isCancellation, reasonOf } from '../failing.ts';
 import { onControl } from '../options.ts';
 import { call } from './calling.ts';
@@ -46,8 +48,9 @@ async function redirect(move: Move, to: HostId): Promise<void> {
     destination: to,
   });
   move.redirected(destination);
-  if (before !== destination.id)
-    move.beside(`${before} keeps what the move left there`, () => discardCopy(move, before));
+  // Not beside the next steps: they may come back to this very host.
+  if (before !== destination.id) await discardCopy(move, before);
+  move.keepers.delete(destination.id);
 }
 
 /** What steps 1, 2 and 7 did for the first destination. */
@@ -57,11 +60,28 @@ async function prepare(move: Move): Promise<void> {
   await reserveAtDestination(move);
 }
 
-/** Best effort: a copy without a release never runs, so nothing depends on it. */
+/**
+ * Nothing depends on it, for a copy without a release never runs: a host that cannot be told now is told after the move
+ * (`discardLater`).
+ */
 export async function discardCopy(move: Move, host: HostId): Promise<void> {
   try {
     await call(move, host, 'Give up the copy', { failing: 15, absent: 0 }, (at) => at.discardCopy(move.ref));
+    move.keepers.delete(host);
   } catch (error) {
+    move.keepers.add(host);
     move.story.note(`${host} was not told to give up its copy: ${reasonOf(error).message}`);
+  }
+}
+
+/** Hands what is left to clear up to a workflow of its own, for each host that could not be told. */
+export async function discardLater(move: Move): Promise<void> {
+  for (const host of move.keepers) {
+    await startChild<typeof discardCopyWorkflow>('discardCopy', {
+      workflowId: workflowId.discard(move.id, host),
+      args: [{ host, move: move.ref }],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+      staticSummary: `Give up the copy of ${move.name} on ${host}`,
+    });
   }
 }

@@ -6,7 +6,7 @@ import { allHandlersFinished, CancellationScope, condition } from '@temporalio/w
 import { failure, isCancellation, reasonOf } from '../failing.ts';
 import { unfailing } from './calling.ts';
 import type { Move } from './move.ts';
-import { discardCopy } from './parking.ts';
+import { discardCopy, discardLater } from './parking.ts';
 import { clearUp, closeMove } from './steps.ts';
 
 /**
@@ -20,7 +20,10 @@ export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promi
   } catch (error) {
     throw await CancellationScope.nonCancellable(() => undo(move, error));
   } finally {
-    await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+    await CancellationScope.nonCancellable(async () => {
+      await discardLater(move);
+      await condition(allHandlersFinished);
+    });
   }
 }
 
