@@ -283,6 +283,7 @@ describe('failing for good', { skip, concurrency: 6 }, () => {
     assert.deepEqual((await move.failureTypes()).slice(0, 2), ['MoveReturned', 'LibvirtFailed']);
     assert.equal(scenario.count('beta.restoreInstance'), 3);
     assertReturned(scenario);
+    assert.deepEqual([...scenario.packageHosts], ['alpha', 'beta'], 'the catalog knows what lies where');
   });
 
   test('a source that refuses the release keeps the instance', async () => {
@@ -525,6 +526,7 @@ describe('a parked move', { skip, concurrency: 6 }, () => {
     );
     assert.equal(scenario.count('beta.discardCopy'), 1);
     assert.equal(scenario.count('alpha.encryptPackage'), 1);
+    assert.deepEqual([...scenario.packageHosts].sort(), ['alpha', 'beta', 'gamma']);
     const { typedSearchAttributes } = await move.handle.describe();
     assert.equal(typedSearchAttributes.get(searchAttributes.destination), 'gamma');
   });

@@ -131,15 +131,15 @@ async function workerBack(move: Move, host: HostId, patience: Patience): Promise
     });
     return true;
   };
+  if (patience !== 'for ever' && patience <= 0) return false;
   const outer = CancellationScope.current();
   move.story.waiting(host);
   try {
-    if (patience === 'for ever') return await question();
-    return patience > 0 && (await CancellationScope.withTimeout(patience * 1000, question));
+    return await (patience === 'for ever' ? question() : CancellationScope.withTimeout(patience * 1000, question));
   } catch (error) {
     if (outer.consideredCancelled) throw error;
     return false;
   } finally {
-    move.story.waitingOver();
+    move.story.waitingOver(host);
   }
 }

@@ -48,8 +48,7 @@ export async function preflight(move: Move): Promise<void> {
 
 /** The second half of step 1; again when the move is sent elsewhere. */
 export async function preflightDestination(move: Move): Promise<void> {
-  const { instanceId, image, source, destination, imageHosts } = move;
-  const { facts } = move;
+  const { instanceId, facts, image, source, destination } = move;
   const { imageMissing } = await atDestination(
     move,
     'preflight',
@@ -58,11 +57,12 @@ export async function preflightDestination(move: Move): Promise<void> {
     (answer) => (answer.imageMissing ? 'yes, once it has the base image' : 'yes'),
   );
   if (!imageMissing) return;
+  const sources = move.imageHosts.filter(({ id }) => id !== destination.id).map(({ record }) => record);
   await atDestination(
     move,
     'pullImage',
     `Fetch the base image ${image.name}`,
-    (host) => host.pullImage({ image, sources: imageHosts.map(({ record }) => record) }),
+    (host) => host.pullImage({ image, sources }),
     (pulled) => bytes(pulled.bytes),
   );
   move.beside('The catalog was not told of the pulled image', () =>
@@ -200,16 +200,17 @@ export async function readdressPackage(move: Move): Promise<void> {
 
 /** 8. Ciphertext goes over; what arrived before is kept. */
 export async function transferPackage(move: Move): Promise<void> {
-  const { source } = move;
+  const { source, destination } = move;
   const { wireBytes, packageBytes } = await atDestination(
     move,
     'transferPackage',
     `Fetch the package from ${source.id}`,
-    (destination) => destination.transferPackage({ ...move.ref, source: source.record }),
+    (host) => host.transferPackage({ ...move.ref, source: source.record }),
     (sent) => `${bytes(sent.wireBytes)} over the wire`,
   );
   move.story.progress.wireBytes += wireBytes;
   move.story.progress.packageBytes = packageBytes;
+  move.packageAt.add(destination.id);
 }
 
 /** 9. Signatures and trust are verified, then the package is decrypted and unpacked into a folder of this move. */
@@ -286,13 +287,9 @@ export async function resumeInstance(move: Move, release: SignedText): Promise<v
 
 /** 14. The catalog learns the end, both hosts clear up. A host that is absent now is waited for; the guest runs. */
 export async function settleMove(move: Move): Promise<MoveResult> {
-  const { source, destination, packageId } = move;
+  const { source, destination } = move;
   move.story.phase('settling');
   const result = resultOf(move);
-  move.beside('The catalog was not told that the package arrived', async () => {
-    const catalog = onControl({ patience: 'for ever', summary: `The package is on ${destination.id} too` });
-    await catalog.recordPackage({ ...(await catalog.findPackage({ packageId })), host: destination.id });
-  });
   await move.story.step('settleMove', 'control', () =>
     Promise.all([
       closeMove(move, { outcome: 'moved', owner: destination.id, generation: move.ref.generation, result }),
@@ -366,8 +363,18 @@ export async function closeMove(
   end: Omit<Parameters<ControlActivities['closeMove']>[0], 'moveId'>,
 ): Promise<void> {
   await move.besideDone();
+  for (const host of move.packageAt) {
+    move.beside('The catalog was not told that the package arrived', () => packageArrived(move, host));
+  }
+  await move.besideDone();
   const catalog = onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` });
   await insist(move, 'the catalog', () => catalog.closeMove({ moveId: move.id, ...end }));
+}
+
+/** Told at the end, wherever that is: what came to a host stays there until it is deleted, and costs no blackout now. */
+async function packageArrived({ packageId }: Move, host: HostId): Promise<void> {
+  const catalog = onControl({ patience: 'for ever', summary: `The package is on ${host} too` });
+  await catalog.recordPackage({ ...(await catalog.findPackage({ packageId })), host });
 }
 
 function resultOf(move: Move): MoveResult {

@@ -33,6 +33,7 @@ export class Story {
   readonly #what: string;
   readonly #onPhase: (phase: MovePhase) => void;
   readonly #notes: string[] = [];
+  readonly #absent = new Set<HostId>();
   #phaseBeforeWaiting: MovePhase = 'preparing';
 
   /** `onPhase` is told of every phase but the first. */
@@ -108,15 +109,22 @@ export class Story {
 
   /** A host worker is absent. On the way back and while settling the phase goes on to say so. */
   waiting(host: HostId): void {
+    const { phase } = this.progress;
+    this.#absent.add(host);
     this.progress.waitingFor = host;
-    this.#phaseBeforeWaiting = this.progress.phase;
-    if (this.progress.phase === 'preparing' || this.progress.phase === 'blackout') this.phase('waiting');
+    if (phase === 'preparing' || phase === 'blackout') {
+      this.#phaseBeforeWaiting = phase;
+      this.phase('waiting');
+    }
     this.#publish();
   }
 
-  waitingOver(): void {
-    delete this.progress.waitingFor;
-    if (this.progress.phase === 'waiting') this.phase(this.#phaseBeforeWaiting);
+  waitingOver(host: HostId): void {
+    this.#absent.delete(host);
+    const [other] = this.#absent;
+    if (other === undefined) delete this.progress.waitingFor;
+    else this.progress.waitingFor = other;
+    if (other === undefined && this.progress.phase === 'waiting') this.phase(this.#phaseBeforeWaiting);
     this.#publish();
   }
 
