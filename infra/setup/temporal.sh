@@ -90,6 +90,7 @@ go_install() { # GO
     local name=golang.org/toolchain@v0.0.1-go$temporal_go.linux-$("$go" env GOARCH)
     echo "go: downloading Go $temporal_go"
     "$go" mod download "$name"
+    unset GOROOT
     go=$GOMODCACHE/$name/bin/go
     chmod -R u+x "$GOMODCACHE/$name/bin" "$GOMODCACHE/$name/pkg/tool"
   fi
