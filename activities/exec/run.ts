@@ -60,7 +60,6 @@ export async function run(program: string, args: readonly string[], options: Run
           ? `could not be started (${result.code ?? 'unknown reason'})`
           : `ended with exit code ${exitCode}`;
   const said = tail((stderr || stdout).trim());
-  throw new VmferryError('CommandFailed', `${tail([program, ...args].join(' '))} ${how}${said && `: ${said}`}`, {
-    cause: result.cause,
-  });
+  const message = `${tail([program, ...args].join(' '))} ${how}${said && `: ${said}`}`;
+  throw new VmferryError('CommandFailed', message, result.cause === undefined ? undefined : { cause: result.cause });
 }

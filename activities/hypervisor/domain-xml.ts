@@ -121,8 +121,7 @@ export function newDomainXml(spec: NewDomain): string {
   <on_reboot>restart</on_reboot>
   <!-- A guest that crashed stays down and is seen, rather than crashing for ever. -->
   <on_crash>destroy</on_crash>
-  <!-- Asleep it would be neither running nor paused, and could not be saved. -->
-  ${x86 ? "<pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>" : ''}
+  ${x86 ? NO_SLEEP : ''}
   <devices>
     ${text('emulator', spec.emulator)}
     <disk type='file' device='disk'>
@@ -167,6 +166,9 @@ function x86Platform(domainType: 'qemu' | 'kvm'): string {
   </cpu>
   <clock offset='utc'>${kvm ? "<timer name='kvmclock' present='no'/>" : ''}</clock>`;
 }
+
+/** Asleep a guest would be neither running nor paused, and could not be saved. */
+const NO_SLEEP = "<pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>";
 
 /** The GIC's version is part of the state; left to libvirt it would be the host's choice. */
 const armPlatform = (gic: 2 | 3, cpu: string) => (): string => `<features><gic version='${gic}'/></features>
@@ -438,6 +440,7 @@ function bindDisks(domain: Element, { disks, bases }: DomainBinding): void {
     const base = bases && Object.hasOwn(bases, target) ? bases[target] : undefined;
     if (!base) continue;
     const store = append(disk, 'backingStore', { type: 'file' });
+    disk.insertBefore(store, source.nextSibling);
     append(store, 'format', { type: base.format });
     append(store, 'source', { file: base.path });
     append(store, 'backingStore');

@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { processAlive, qemuProcesses, qemuProcessOf } from '../../activities/hypervisor/qemu-process.ts';
+
+test('A QEMU is found by the UUID in its command line, and is gone when it is killed', async () => {
+  const uuid = randomUUID();
+  assert.equal(await qemuProcessOf(uuid), null);
+  const folder = await mkdtemp(join(tmpdir(), 'vmferry-process-'));
+  // A name that looks like the fields behind it in /proc/PID/stat.
+  const program = join(folder, 'q) Z 1 2');
+  await copyFile('/bin/bash', program);
+  const args = ['-name', 'guest=web,,1,debug-threads=on', '-machine', 'q35', '-uuid', uuid];
+  const child = spawn(program, ['-c', 'echo ready; while :; do read -t 1000 <> <(:); done', ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  try {
+    await once(child.stdout, 'data');
+    const found = await qemuProcessOf(uuid);
+    assert.ok(found);
+    const { startTime, ...rest } = found;
+    assert.deepEqual(rest, { pid: child.pid, instanceId: uuid, name: 'web,1' });
+    assert.ok((await qemuProcesses()).some(({ instanceId }) => instanceId === uuid));
+    assert.equal(await processAlive(found), true);
+    assert.equal(await processAlive({ ...found, startTime: startTime + 1 }), false, 'the pid was given to another');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    assert.equal(await processAlive(found), false);
+    assert.equal(await qemuProcessOf(uuid), null);
+  } finally {
+    child.kill('SIGKILL');
+    await rm(folder, { recursive: true });
+  }
+});
+
+test('Other programs that speak of a UUID are not taken for its QEMU', async () => {
+  const uuid = randomUUID();
+  const child = spawn('bash', ['-c', 'echo ready; read -t 100 <> <(:)', '-uuid', uuid]);
+  try {
+    await once(child.stdout, 'data');
+    assert.equal(await qemuProcessOf(uuid), null);
+  } finally {
+    child.kill('SIGKILL');
+  }
+});
