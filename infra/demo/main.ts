@@ -45,30 +45,32 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 
 const given = process.env['VMFERRY_TESTBED'];
 const directory = given || (await mkdtemp(join(tmpdir(), 'vmferry-demo-')));
-let kept = false;
+const demo = new Demo({ directory, say, emit, signal: interruption.signal });
 try {
-  const demo = new Demo({ directory, say, emit, signal: interruption.signal });
   const summary = await demo.run();
-  kept = keep;
   if (output === 'text') say(report(summary));
-  if (kept) say(lookAround(summary.instance, summary.uiUrl));
-  else {
-    say('Removing the testbed …');
-    await Testbed.down(directory);
-  }
+  await finish(lookAround(summary.instance, summary.uiUrl));
   emit(summary);
   process.exitCode = summary.ok ? EXIT.ok : EXIT.failure;
 } catch (error) {
-  const message = interruption.signal.aborted ? 'interrupted' : error instanceof Error ? error.message : String(error);
-  process.stderr.write(`demo: ${message}\n`);
-  if (!(error instanceof VmferryError) && !interruption.signal.aborted && error instanceof Error) {
-    process.stderr.write(`${error.stack}\n`);
-  }
-  if (!kept) await Testbed.down(directory);
+  const interrupted = interruption.signal.aborted;
+  const message = interrupted ? 'interrupted' : error instanceof Error ? error.message : String(error);
+  const defect = !interrupted && error instanceof Error && !(error instanceof VmferryError);
+  process.stderr.write(`demo: ${defect ? error.stack : message}\n`);
+  await finish('\nWhat there is was left as it is. The logs of the hosts are in HOST/var/log, the others in log.');
   emit({ type: 'summary', ok: false, error: message });
-  process.exitCode = interruption.signal.aborted ? EXIT.interrupted : EXIT.failure;
-} finally {
-  if (!kept && !given) rmdirIfThere(directory);
+  process.exitCode = interrupted ? EXIT.interrupted : EXIT.failure;
+}
+
+/** Leaves everything running if that was asked for, and nothing otherwise. */
+async function finish(advice: string): Promise<void> {
+  if (keep && !interruption.signal.aborted) {
+    say(`${advice}\nEnd it:\n  VMFERRY_TESTBED=${directory} npm run testbed -- down`);
+    return;
+  }
+  say('\nRemoving the testbed; `npm run demo -- --keep` leaves it, and the history with it.');
+  await Testbed.down(directory);
+  if (!given) rmdirIfThere(directory);
 }
 
 function rmdirIfThere(path: string): void {
@@ -89,7 +91,5 @@ Look around:
   npx vmferry instances show ${instance}
   npm run testbed -- console ${instance}
   npm run testbed -- exec beta virsh list
-  npx vmferry instances migrate ${instance} alpha
-End it:
-  VMFERRY_TESTBED=${directory} npm run testbed -- down`;
+  npx vmferry instances migrate ${instance} alpha`;
 }

@@ -1,6 +1,6 @@
 /** The profile file that tells the client where Temporal, the catalog and the pool key are. */
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { stringify } from 'smol-toml';
@@ -50,7 +50,10 @@ export async function installProfile(directory: string, settings: ProfileSetting
 
 /** Undoes `installProfile`. */
 export async function removeProfile(directory: string): Promise<void> {
-  if (writerOf(defaultProfile()) === directory) await rm(defaultProfile(), { force: true });
+  if (writerOf(defaultProfile()) !== directory) return;
+  await rm(defaultProfile(), { force: true });
+  const folder = dirname(defaultProfile());
+  if ((await readdir(folder)).length === 0) await rmdir(folder);
 }
 
 function text(directory: string, settings: ProfileSettings): string {

@@ -13,11 +13,13 @@ export E2FSPROGS_FAKE_TIME=1700000000
 architecture=$(dpkg --print-architecture)
 
 # --- kernel
-meta=linux-image-cloud-$architecture
-package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+kernel_package() { # the package with the newest kernel; nothing if the package lists are not there
+	apt-cache depends "linux-image-cloud-$architecture" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' || true
+}
+package=$(kernel_package)
 if [ -z "$package" ]; then
 	apt-get -qq update
-	package=$(apt-cache depends "$meta" | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+	package=$(kernel_package)
 fi
 apt-get -qq -o APT::Sandbox::User=root download "$package"
 dpkg-deb --extract "$package"_*.deb kernel
