@@ -8,10 +8,11 @@ import { fields, section } from '../output.ts';
 import type { Column } from '../output.ts';
 import { findHost } from '../resolve.ts';
 import type { Session } from '../session.ts';
+import { verifyFolder } from '../verify-folder.ts';
 
 const columns: Column<PackageRow>[] = [
   { title: 'id', value: ({ id }) => id },
-  { title: 'instance', value: ({ instanceName, instanceId }) => instanceName ?? short(instanceId) },
+  { title: 'instance', value: ({ instanceName }) => instanceName },
   { title: 'generation', value: ({ generation }) => String(generation), align: 'right' },
   { title: 'size', value: ({ bytes }) => formatBytes(bytes), align: 'right' },
   { title: 'sealed', value: ({ sealedAt }) => formatTime(sealedAt) },
@@ -87,11 +88,23 @@ export function addPackagesCommands(program: Command, session: Session): void {
 
   packages
     .command('verify')
-    .argument('<id>', ID)
+    .argument('<id|folder>', `${ID}; or, on a host, the path of a package’s folder (with a slash)`)
     .description('Check signatures and every digest of a package, on a host that keeps it')
     .option('--host <host>', 'host that checks (default: the first that keeps it)')
-    .addHelpText('after', '\nExample:\n  vmferry packages verify 5d1f --host beta')
-    .action(async (word: string, options: { host?: string }) => {
+    .option('--host-config <file>', 'whose keys open a folder (default: /etc/vmferry/host.json)')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  vmferry packages verify 5d1f --host beta\n  vmferry packages verify ./5d1f… --host-config /etc/vmferry/host.json',
+    )
+    .action(async (word: string, options: { host?: string; hostConfig?: string }) => {
+      if (word.includes('/')) {
+        const facts = await verifyFolder(word, options.hostConfig);
+        session.output.answer(
+          `Package ${facts.packageId} in ${word} is whole: ${formatBytes(facts.bytes)}, sealed by ${facts.source}`,
+          facts,
+        );
+        return;
+      }
       const api = await session.api();
       const catalog = await api.catalog();
       const row = await catalog.findPackage(word);

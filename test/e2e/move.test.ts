@@ -4,6 +4,8 @@ import { ConsoleObserver } from '../support/console-observer.ts';
 import { cannotRun, Pool, type Guest } from '../support/pool.ts';
 import type { MoveResult } from '../../workflows/contract.ts';
 
+const CLIENT = new URL('../../client/main.ts', import.meta.url).pathname;
+
 describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
   let pool: Pool;
   let guest: Guest;
@@ -46,6 +48,24 @@ describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
       const facts = await pool.ok<{ bytes: number }>('packages', 'verify', move.packageId, '--host', host);
       assert.ok(facts.bytes > 0);
     }
+  });
+
+  it('lets its host check the package offline, from nothing but the folder and the host’s keys', async () => {
+    const [move] = await pool.ok<{ packageId: string }[]>('packages', 'list');
+    const folder = `/var/lib/vmferry/packages/${move?.packageId}`;
+    const verify = (...extra: string[]): Promise<{ stdout: string; exitCode: number }> =>
+      pool.testbed.exec('beta', [process.execPath, CLIENT, '--output', 'json', 'packages', 'verify', ...extra], {
+        okExitCodes: [0, 8],
+      });
+    assert.equal((await verify(folder)).exitCode, 0);
+    const copy = `${folder}-copy/`;
+    await pool.testbed.exec('beta', ['cp', '-r', folder, copy]);
+    await pool.testbed.exec('beta', [
+      'bash',
+      ...['-c', 'printf X | dd of="$0/snapshot/000000.seg" bs=1 seek=5000 conv=notrunc status=none', copy],
+    ]);
+    assert.equal((await verify(copy)).exitCode, 8, 'one changed byte is found');
+    await pool.testbed.exec('beta', ['rm', '-r', copy]);
   });
 
   it('has a sound qcow2 file at the destination', async () => {
