@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import { EXIT, VmferryError } from '../../workflows/failures.ts';
+import { loadState, testbedDirectory } from '../testbed/state.ts';
 import { Testbed } from '../testbed/testbed.ts';
 import { Demo } from './demo.ts';
 import { report } from './report.ts';
@@ -45,6 +46,12 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 
 const given = process.env['VMFERRY_TESTBED'];
 const directory = given || (await mkdtemp(join(tmpdir(), 'vmferry-demo-')));
+if (given && (await loadState(testbedDirectory(given)))) {
+  process.stderr.write(
+    `demo: there is a testbed in ${given} already; the demo makes one of its own: unset VMFERRY_TESTBED\n`,
+  );
+  process.exit(EXIT.conflict);
+}
 const demo = new Demo({ directory, say, emit, signal: interruption.signal });
 try {
   const summary = await demo.run();

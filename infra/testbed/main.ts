@@ -153,6 +153,5 @@ try {
   console.error(
     `testbed: ${error instanceof VmferryError ? error.message : String(error instanceof Error ? error.stack : error)}`,
   );
-  console.error(FAILURES[type].advice);
   process.exitCode = FAILURES[type].exit;
 }
