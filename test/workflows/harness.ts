@@ -6,9 +6,17 @@ import {
   Client,
   Connection,
   WorkflowFailedError,
+  type WorkflowHandle,
   type WorkflowHandleWithFirstExecutionRunId,
 } from '@temporalio/client';
-import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import {
+  bundleWorkflowCode,
+  DefaultLogger,
+  NativeConnection,
+  Runtime,
+  Worker,
+  type WorkflowBundle,
+} from '@temporalio/worker';
 import {
   CONTROL_QUEUE,
   hostQueue,
@@ -47,19 +55,24 @@ export class Harness {
   readonly temporal: TestTemporal;
   readonly client: Client;
   readonly #connection: NativeConnection;
+  readonly #workflowBundle: WorkflowBundle;
+  readonly #begun: WorkflowHandle[] = [];
   readonly #running = new Map<string, { worker: Worker; ended: Promise<void> }>();
 
-  private constructor(temporal: TestTemporal, client: Client, connection: NativeConnection) {
+  private constructor(
+    temporal: TestTemporal,
+    client: Client,
+    connection: NativeConnection,
+    workflowBundle: WorkflowBundle,
+  ) {
     this.temporal = temporal;
     this.client = client;
     this.#connection = connection;
+    this.#workflowBundle = workflowBundle;
   }
 
-  /**
-   * With the workers of these hosts. Not `cached`, the control worker forgets a workflow after every task and replays it
-   * for the next one, as after a crash.
-   */
-  static async start(hosts: HostId[], { cached = true } = {}): Promise<Harness> {
+  /** With the workers of these hosts. */
+  static async start(hosts: HostId[]): Promise<Harness> {
     quietRuntime();
     const [temporal, workflowBundle] = await Promise.all([
       startTemporal(),
@@ -71,6 +84,7 @@ export class Harness {
       temporal,
       new Client({ connection: await Connection.connect({ address }), namespace, identity: 'test' }),
       connection,
+      workflowBundle,
     );
     const control = await Worker.create({
       connection,
@@ -79,7 +93,6 @@ export class Harness {
       identity: 'control',
       workflowBundle,
       activities: createFakeControlActivities(harness.pool),
-      ...(!cached && { maxCachedWorkflows: 0 }),
     });
     harness.#running.set('control', { worker: control, ended: control.run() });
     for (const host of hosts) await harness.startHost(host);
@@ -120,13 +133,37 @@ export class Harness {
     id: string,
     input: Parameters<Workflows[N]>[0],
   ): Promise<WorkflowHandleWithFirstExecutionRunId<Workflows[N]>> {
-    return await this.client.workflow.start<Workflows[N]>(name, {
+    const handle = await this.client.workflow.start<Workflows[N]>(name, {
       taskQueue: CONTROL_QUEUE,
       workflowId: id,
       args: [input] as unknown as Parameters<Workflows[N]>,
       // A test that hangs should say so rather than hang.
       workflowExecutionTimeout: '60s',
     });
+    this.#begun.push(handle);
+    return handle;
+  }
+
+  /**
+   * Replays every workflow that this harness has seen, as a control worker does after a crash.
+   *
+   * @returns what went another way than before
+   */
+  async replayAll(): Promise<string[]> {
+    const histories = async function* (
+      handles: WorkflowHandle[],
+    ): AsyncIterable<{ workflowId: string; history: unknown }> {
+      for (const handle of handles) yield { workflowId: handle.workflowId, history: await handle.fetchHistory() };
+    };
+    const failed: string[] = [];
+    const workflowBundle = this.#workflowBundle;
+    for await (const { workflowId: id, error } of Worker.runReplayHistories(
+      { workflowBundle },
+      histories(this.#begun),
+    )) {
+      if (error) failed.push(`${id}: ${error.message}`);
+    }
+    return failed;
   }
 
   async run<N extends keyof Workflows>(

@@ -2,13 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { WorkflowUpdateFailedError } from '@temporalio/client';
-import {
-  progressQuery,
-  readdressUpdate,
-  retryUpdate,
-  returnUpdate,
-  type SpawnInput,
-} from '../../workflows/contract.ts';
+import { progressQuery, retryUpdate, returnUpdate, type SpawnInput } from '../../workflows/contract.ts';
 import { IMAGE } from '../fakes/control-activities.ts';
 import { recordOf, SIZES } from '../fakes/host-activities.ts';
 import type { Call, Scenario } from '../fakes/scenario.ts';
@@ -21,7 +15,7 @@ let harness: Harness;
 let toAbsentHost: Promise<string[]>;
 before(async () => {
   if (skip !== false) return;
-  harness = await Harness.start(['alpha', 'beta', 'gamma'], { cached: false });
+  harness = await Harness.start(['alpha', 'beta', 'gamma']);
   toAbsentHost = failureOf(harness.run('describeNode', { host: 'absent' }));
 });
 after(async () => {
@@ -46,180 +40,159 @@ function assertSaved(scenario: Scenario): void {
   assert.equal(scenario.openMove, null);
 }
 
-describe('save', { skip, concurrency: 4 }, () => {
-  test('leaves a package with the host, which still owns the instance', async () => {
-    const scenario = harness.pool.scenario();
-    const handle = await harness.start('save', scenario);
-    const result = await handle.result();
-    assert.deepEqual(result, {
-      instanceId: scenario.instanceId,
-      packageId: scenario.packageId,
-      host: 'alpha',
-      packageBytes: SIZES.sealed,
+describe('the stages of an instance', { skip, concurrency: 3 }, () => {
+  describe('save', { skip, concurrency: 4 }, () => {
+    test('leaves a package with the host, which still owns the instance', async () => {
+      const scenario = harness.pool.scenario();
+      const handle = await harness.start('save', scenario);
+      const result = await handle.result();
+      assert.deepEqual(result, {
+        instanceId: scenario.instanceId,
+        packageId: scenario.packageId,
+        host: 'alpha',
+        packageBytes: SIZES.sealed,
+      });
+      assertSaved(scenario);
+      assert.deepEqual([...scenario.packageHosts], ['alpha']);
+      assert.equal(scenario.inputOf('alpha', 'encryptPackage').destination, null);
+      assert.equal(scenario.inputOf('alpha', 'settleMove').outcome, 'saved');
+      assert.deepEqual(
+        scenario.calls.filter((call) => call.startsWith('beta.')),
+        [],
+      );
     });
-    assertSaved(scenario);
-    assert.deepEqual([...scenario.packageHosts], ['alpha']);
-    assert.equal(scenario.inputOf('alpha', 'encryptPackage').destination, null);
-    assert.equal(scenario.inputOf('alpha', 'settleMove').outcome, 'saved');
-    assert.deepEqual(
-      scenario.calls.filter((call) => call.startsWith('beta.')),
-      [],
-    );
+
+    for (const call of ['saveInstance', 'rebaseOverlay', 'buildPackage', 'encryptPackage']) {
+      test(`runs the instance again when ${call} fails for good`, async () => {
+        const scenario = harness.pool.scenario().fail(`alpha.${call}`, 'UnsupportedDevice');
+        const handle = await harness.start('save', scenario);
+        assert.deepEqual((await typesOf(handle.result())).slice(0, 2), ['MoveReturned', 'UnsupportedDevice']);
+        assert.deepEqual(scenario.violations, []);
+        assert.equal(scenario.runningOn, 'alpha');
+        assert.deepEqual(scenario.recorded, { host: 'alpha', state: 'running', generation: 2 });
+      });
+    }
+
+    test('is called off by a cancellation', async () => {
+      const scenario = harness.pool.scenario();
+      const held = scenario.hold('alpha.buildPackage');
+      const handle = await harness.start('save', scenario);
+      await held.entered;
+      await handle.cancel();
+      assert.deepEqual(await typesOf(handle.result()), ['CancelledFailure']);
+      assert.equal(scenario.runningOn, 'alpha');
+    });
+
+    test('cannot be called off once the package is kept', async () => {
+      const scenario = harness.pool.scenario();
+      const held = scenario.hold('alpha.settleMove');
+      const handle = await harness.start('save', scenario);
+      await held.entered;
+      await assert.rejects(handle.executeUpdate(returnUpdate), WorkflowUpdateFailedError);
+      await handle.cancel();
+      held.goOn();
+      await handle.result();
+      assertSaved(scenario);
+    });
   });
 
-  for (const call of ['saveInstance', 'rebaseOverlay', 'buildPackage', 'encryptPackage']) {
-    test(`runs the instance again when ${call} fails for good`, async () => {
-      const scenario = harness.pool.scenario().fail(`alpha.${call}`, 'UnsupportedDevice');
-      const handle = await harness.start('save', scenario);
-      assert.deepEqual((await typesOf(handle.result())).slice(0, 2), ['MoveReturned', 'UnsupportedDevice']);
+  describe('restore by the owner', { skip, concurrency: 4 }, () => {
+    test('takes the instance back and runs it from its package', async () => {
+      const scenario = await saved();
+      const handle = await harness.start('restore', scenario);
+      const result = await handle.result();
+      assert.deepEqual(
+        scenario.calls.filter((call) => call.startsWith('alpha.')),
+        ['preflightSource', 'reserve', 'openPackage', 'rewriteXml', 'returnInstance', 'settleMove'].map(
+          (step) => `alpha.${step}`,
+        ),
+      );
       assert.deepEqual(scenario.violations, []);
       assert.equal(scenario.runningOn, 'alpha');
       assert.deepEqual(scenario.recorded, { host: 'alpha', state: 'running', generation: 2 });
+      assert.equal(result.packageId, scenario.packageId);
+      assert.equal(result.moveId, handle.firstExecutionRunId);
+      assert.equal(result.destination, 'alpha');
+      assert.equal((await handle.query(progressQuery)).phase, 'moved');
     });
-  }
 
-  test('is called off by a cancellation', async () => {
-    const scenario = harness.pool.scenario();
-    const held = scenario.hold('alpha.buildPackage');
-    const handle = await harness.start('save', scenario);
-    await held.entered;
-    await handle.cancel();
-    assert.deepEqual(await typesOf(handle.result()), ['CancelledFailure']);
-    assert.equal(scenario.runningOn, 'alpha');
+    test('leaves the instance saved when its package does not open', async () => {
+      const scenario = (await saved()).fail('alpha.openPackage', 'SegmentMisplaced');
+      const handle = await harness.start('restore', scenario);
+      assert.equal((await typesOf(handle.result()))[0], 'SegmentMisplaced');
+      assertSaved(scenario);
+      assert.equal(scenario.count('alpha.returnInstance'), 0);
+      assert.equal(scenario.count('alpha.discardCopy'), 0);
+    });
+
+    test('needs a package', async () => {
+      const scenario = harness.pool.scenario();
+      assert.equal((await typesOf((await harness.start('restore', scenario)).result()))[0], 'PackageNotFound');
+    });
   });
 
-  test('cannot be called off once the package is kept', async () => {
-    const scenario = harness.pool.scenario();
-    const held = scenario.hold('alpha.settleMove');
-    const handle = await harness.start('save', scenario);
-    await held.entered;
-    await assert.rejects(handle.executeUpdate(returnUpdate), WorkflowUpdateFailedError);
-    await handle.cancel();
-    held.goOn();
-    await handle.result();
-    assertSaved(scenario);
-  });
-});
+  describe('restore elsewhere', { skip, concurrency: 4 }, () => {
+    test('goes the way of a move, from the package that is there', async () => {
+      const scenario = await saved();
+      const result = await (await harness.start('restore', scenario, { destination: 'beta' })).result();
+      assert.deepEqual(scenario.calls.filter((call) => !call.startsWith('control.')).slice(0, 10), [
+        'alpha.preflightSource',
+        'beta.preflightDestination',
+        'beta.reserve',
+        'alpha.readdressPackage',
+        'beta.transferPackage',
+        'beta.openPackage',
+        'beta.rewriteXml',
+        'beta.restoreInstance',
+        'alpha.releaseInstance',
+        'beta.resumeInstance',
+      ]);
+      assert.equal(scenario.inputOf('alpha', 'readdressPackage').destination, recordOf('beta'));
+      assert.deepEqual(scenario.violations, []);
+      assert.equal(scenario.runningOn, 'beta');
+      assert.deepEqual(scenario.recorded, { host: 'beta', state: 'running', generation: 2 });
+      assert.deepEqual([...scenario.packageHosts], ['alpha', 'beta']);
+      assert.equal(result.generation, 2);
+      assert.equal(result.blackoutSeconds > 0, true);
+    });
 
-describe('restore by the owner', { skip, concurrency: 4 }, () => {
-  test('takes the instance back and runs it from its package', async () => {
-    const scenario = await saved();
-    const handle = await harness.start('restore', scenario);
-    const result = await handle.result();
-    assert.deepEqual(
-      scenario.calls.filter((call) => call.startsWith('alpha.')),
-      ['preflightSource', 'reserve', 'openPackage', 'rewriteXml', 'returnInstance', 'settleMove'].map(
-        (step) => `alpha.${step}`,
-      ),
-    );
-    assert.deepEqual(scenario.violations, []);
-    assert.equal(scenario.runningOn, 'alpha');
-    assert.deepEqual(scenario.recorded, { host: 'alpha', state: 'running', generation: 2 });
-    assert.equal(result.packageId, scenario.packageId);
-    assert.equal(result.moveId, handle.firstExecutionRunId);
-    assert.equal(result.destination, 'alpha');
-    assert.equal((await handle.query(progressQuery)).phase, 'moved');
-  });
-
-  test('leaves the instance saved when its package does not open', async () => {
-    const scenario = (await saved()).fail('alpha.openPackage', 'SegmentMisplaced');
-    const handle = await harness.start('restore', scenario);
-    assert.equal((await typesOf(handle.result()))[0], 'SegmentMisplaced');
-    assertSaved(scenario);
-    assert.equal(scenario.count('alpha.returnInstance'), 0);
-    assert.equal(scenario.count('alpha.discardCopy'), 0);
-  });
-
-  test('needs a package', async () => {
-    const scenario = harness.pool.scenario();
-    assert.equal((await typesOf((await harness.start('restore', scenario)).result()))[0], 'PackageNotFound');
-  });
-});
-
-describe('restore elsewhere', { skip, concurrency: 4 }, () => {
-  test('goes the way of a move, from the package that is there', async () => {
-    const scenario = await saved();
-    const result = await (await harness.start('restore', scenario, { destination: 'beta' })).result();
-    assert.deepEqual(scenario.calls.filter((call) => !call.startsWith('control.')).slice(0, 10), [
-      'alpha.preflightSource',
-      'beta.preflightDestination',
-      'beta.reserve',
+    for (const call of [
       'alpha.readdressPackage',
       'beta.transferPackage',
-      'beta.openPackage',
-      'beta.rewriteXml',
       'beta.restoreInstance',
       'alpha.releaseInstance',
-      'beta.resumeInstance',
-    ]);
-    assert.equal(scenario.inputOf('alpha', 'readdressPackage').destination, recordOf('beta'));
-    assert.deepEqual(scenario.violations, []);
-    assert.equal(scenario.runningOn, 'beta');
-    assert.deepEqual(scenario.recorded, { host: 'beta', state: 'running', generation: 2 });
-    assert.deepEqual([...scenario.packageHosts], ['alpha', 'beta']);
-    assert.equal(result.generation, 2);
-    assert.equal(result.blackoutSeconds > 0, true);
-  });
+    ] as Call[]) {
+      test(`leaves the instance saved when ${call} fails for good`, async () => {
+        const scenario = (await saved()).fail(call, 'WrongDestination');
+        const handle = await harness.start('restore', scenario, { destination: 'beta' });
+        assert.equal((await typesOf(handle.result()))[0], 'WrongDestination');
+        assertSaved(scenario);
+        assert.equal(scenario.count('beta.discardCopy'), 1);
+        assert.equal(scenario.count('alpha.returnInstance'), 0);
+      });
+    }
 
-  for (const call of [
-    'alpha.readdressPackage',
-    'beta.transferPackage',
-    'beta.restoreInstance',
-    'alpha.releaseInstance',
-  ] as Call[]) {
-    test(`leaves the instance saved when ${call} fails for good`, async () => {
-      const scenario = (await saved()).fail(call, 'WrongDestination');
+    test('leaves the instance saved when it is called off', async () => {
+      const scenario = await saved();
+      const held = scenario.hold('beta.transferPackage');
       const handle = await harness.start('restore', scenario, { destination: 'beta' });
-      assert.equal((await typesOf(handle.result()))[0], 'WrongDestination');
+      await held.entered;
+      assert.equal((await handle.query(progressQuery)).phase, 'blackout');
+      await handle.cancel();
+      assert.deepEqual(await typesOf(handle.result()), ['CancelledFailure']);
+      await held.cancelled;
       assertSaved(scenario);
-      assert.equal(scenario.count('beta.discardCopy'), 1);
-      assert.equal(scenario.count('alpha.returnInstance'), 0);
     });
-  }
 
-  test('leaves the instance saved when it is called off', async () => {
-    const scenario = await saved();
-    const held = scenario.hold('beta.transferPackage');
-    const handle = await harness.start('restore', scenario, { destination: 'beta' });
-    await held.entered;
-    assert.equal((await handle.query(progressQuery)).phase, 'blackout');
-    await handle.cancel();
-    assert.deepEqual(await typesOf(handle.result()), ['CancelledFailure']);
-    await held.cancelled;
-    assertSaved(scenario);
-  });
-
-  test('can be parked, and goes on', async () => {
-    const scenario = (await saved()).fail('beta.openPackage', 'PackageMalformed', { times: 1 });
-    const handle = await harness.start('restore', scenario, { destination: 'beta', options: { onFailure: 'park' } });
-    while ((await handle.query(progressQuery)).phase !== 'parked')
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    await handle.executeUpdate(retryUpdate);
-    await handle.result();
-    assert.equal(scenario.runningOn, 'beta');
-  });
-});
-
-describe('a control worker that forgets everything between two steps', { skip }, () => {
-  test('carries a move through parking, another destination and its end', async () => {
-    const scenario = harness.pool.scenario().fail('beta.openPackage', 'PackageMalformed');
-    const move = await harness.move(scenario, { onFailure: 'park' });
-    await move.until('parked');
-    await move.handle.executeUpdate(readdressUpdate, { args: [{ destination: 'gamma' }] });
-    const { destination } = await move.result();
-    assert.equal(destination, 'gamma');
-    assert.equal(scenario.runningOn, 'gamma');
-    assert.deepEqual(scenario.violations, []);
-  });
-
-  test('carries a move back', async () => {
-    const scenario = harness.pool.scenario();
-    const held = scenario.hold('beta.transferPackage');
-    const move = await harness.move(scenario);
-    await held.entered;
-    await move.handle.cancel();
-    assert.deepEqual(await move.failureTypes(), ['CancelledFailure']);
-    assert.equal(scenario.runningOn, 'alpha');
+    test('can be parked, and goes on', async () => {
+      const scenario = (await saved()).fail('beta.openPackage', 'PackageMalformed', { times: 1 });
+      const handle = await harness.start('restore', scenario, { destination: 'beta', options: { onFailure: 'park' } });
+      while ((await handle.query(progressQuery)).phase !== 'parked')
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      await handle.executeUpdate(retryUpdate);
+      await handle.result();
+      assert.equal(scenario.runningOn, 'beta');
+    });
   });
 });
 
@@ -374,4 +347,8 @@ describe('the short workflows', { skip }, () => {
     const chain = await toAbsentHost;
     assert.match(chain[0] ?? '', /^HostUnreachable: The worker of host absent is absent/);
   });
+});
+
+test('all of this would have gone the same way after a crash of the control worker', { skip }, async () => {
+  assert.deepEqual(await harness.replayAll(), []);
 });
