@@ -54,6 +54,8 @@ async function spawnInstance(
   if (emulator === undefined)
     throw new VmferryError('IncompatibleHost', `host ${host.name} has no emulator for ${architecture}`);
 
+  // Before anything is made: what is owned can be ended, and then cleared away.
+  const { generation } = await ledger.spawn(instanceId);
   const folder = layout.generation(instanceId, 1);
   await rm(folder, { recursive: true, force: true });
   await makeDirectory(folder);
@@ -84,7 +86,6 @@ async function spawnInstance(
       serialLog: join(folder, 'serial.log'),
     }),
   );
-  const { generation } = await ledger.spawn(instanceId);
   await hypervisor.start(instanceId);
   return { generation };
 }
