@@ -227,9 +227,10 @@ export async function until<T>(
   }
 }
 
-/** Sends SIGKILL, or another signal, and waits until all of them are gone. */
+/** Sends SIGKILL, or another signal, and waits until all of them are gone. Those that are frozen or thawed stay. */
 export async function end(targets: Process[], name: NodeJS.Signals = 'SIGKILL'): Promise<void> {
   for (const target of targets) signal(target, name);
+  if (name === 'SIGSTOP' || name === 'SIGCONT') return;
   await until(
     () => targets.every((target) => !alive(target)),
     30_000,
