@@ -9,7 +9,8 @@ import { run } from '../../activities/exec/run.ts';
 import { workflowId, type MoveResult } from '../../workflows/contract.ts';
 import { Pool } from '../support/pool.ts';
 
-const target = new URL('../../docs/temporal-ui-move.png', import.meta.url).pathname;
+/** Pages of the workflow in the UI, and the pictures of them in docs/. */
+const PICTURES = { 'user-metadata': 'temporal-ui-story.png', history: 'temporal-ui-history.png' };
 
 const pool = await Pool.up();
 const profile = await mkdtemp(join(tmpdir(), 'vmferry-chromium-'));
@@ -18,17 +19,20 @@ try {
   await pool.testbed.rate('beta', '100mbit');
   const { moveId } = await pool.ok<MoveResult>('instances', 'migrate', guest.id, 'beta');
   const id = encodeURIComponent(workflowId.instance(guest.id));
-  await run(
-    'chromium',
-    [
-      ...['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
-      ...['--disable-background-networking', '--disable-component-update', `--user-data-dir=${profile}`],
-      ...['--hide-scrollbars', '--window-size=1500,1900', '--virtual-time-budget=15000', `--screenshot=${target}`],
-      `${pool.testbed.uiUrl}/namespaces/default/workflows/${id}/${moveId}/timeline`,
-    ],
-    { timeout: 120_000 },
-  );
-  console.log(`wrote ${target}`);
+  for (const [page, file] of Object.entries(PICTURES)) {
+    const target = new URL(`../../docs/${file}`, import.meta.url).pathname;
+    await run(
+      'chromium',
+      [
+        ...['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
+        ...['--disable-background-networking', '--disable-component-update', `--user-data-dir=${profile}`],
+        ...['--hide-scrollbars', '--window-size=1500,1150', '--virtual-time-budget=15000', `--screenshot=${target}`],
+        `${pool.testbed.uiUrl}/namespaces/default/workflows/${id}/${moveId}/${page}`,
+      ],
+      { timeout: 120_000 },
+    );
+    console.log(`wrote ${target}`);
+  }
 } finally {
   await rm(profile, { recursive: true, force: true });
   await pool.down();
