@@ -46,7 +46,10 @@ export interface HypervisorFacts {
 /** All calls reject with VmferryError `LibvirtFailed` (libvirt's code and message in it) unless said otherwise. */
 export interface Hypervisor {
   facts(): Promise<HypervisorFacts>;
-  /** Null if libvirt knows no such domain. */
+  /**
+   * Null if libvirt knows no such domain and no QEMU of it lives. A QEMU that libvirt has lost sight of is reported as a
+   * process beside the state `shut off`.
+   */
   find(instanceId: InstanceId): Promise<Domain | null>;
   list(): Promise<Domain[]>;
   /** Live XML, or the persistent one with `inactive`. Always includes security-sensitive and migratable details. */

@@ -68,6 +68,8 @@ class LibvirtHypervisor implements Hypervisor {
   #capabilities: { key: string; capabilities: Promise<Capabilities> } | null = null;
   /** KVM cannot begin or cease to work while this process lives: that takes another kernel. */
   #kvm: Promise<boolean> | null = null;
+  /** QEMU processes by their instances: one that ends loses its command line before its files. */
+  readonly #lastSeen = new Map<InstanceId, QemuProcess>();
   /** A look that waits for libvirt must not be joined by another every half second. */
   readonly #progress = new Map<InstanceId, Promise<{ done: number; total: number } | null>>();
 
@@ -123,7 +125,19 @@ class LibvirtHypervisor implements Hypervisor {
   async find(instanceId: InstanceId): Promise<Domain | null> {
     const domain = await this.#short(`domain ${instanceId}`, (connection) => describe(connection, instanceId));
     // After libvirt's answer, so that a process which ended meanwhile is not reported with it.
-    return withProcess(domain, await qemuProcessOf(instanceId));
+    return withProcess(domain, await this.#qemu(instanceId));
+  }
+
+  /** Also while it ends, if it was seen before. */
+  async #qemu(instanceId: InstanceId): Promise<QemuProcess | null> {
+    const found = await qemuProcessOf(instanceId);
+    const last = found ?? this.#lastSeen.get(instanceId);
+    if (!last || (!found && !(await processAlive(last)))) {
+      this.#lastSeen.delete(instanceId);
+      return null;
+    }
+    this.#lastSeen.set(instanceId, last);
+    return last;
   }
 
   async list(): Promise<Domain[]> {
@@ -171,6 +185,7 @@ class LibvirtHypervisor implements Hypervisor {
   }
 
   async destroy(instanceId: InstanceId): Promise<void> {
+    await this.#qemu(instanceId);
     await this.#long(`domain ${instanceId} to destroy`, (connection) =>
       unlessUnknown(async () => {
         try {
@@ -183,7 +198,7 @@ class LibvirtHypervisor implements Hypervisor {
     );
     // libvirt is done with it; a process that still lives was forgotten by a libvirtd that died.
     const deadline = performance.now() + KILL_TIMEOUT_MS;
-    for (let left: QemuProcess | null; (left = await qemuProcessOf(instanceId)) !== null; await sleep(20)) {
+    for (let left: QemuProcess | null; (left = await this.#qemu(instanceId)) !== null; await sleep(20)) {
       if (performance.now() > deadline) {
         throw new VmferryError('LibvirtFailed', `QEMU process ${left.pid} of domain ${instanceId} does not end`);
       }

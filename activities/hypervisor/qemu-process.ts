@@ -12,7 +12,10 @@ export interface QemuProcess extends ProcessIdentity {
   name: string;
 }
 
-/** Every living QEMU that libvirt has ever started here, by the UUID in its command line. */
+/**
+ * Every living QEMU that libvirt has ever started here, by the UUID in its command line. One that is just ending may be
+ * missing: only `processAlive` tells when it is gone.
+ */
 export async function qemuProcesses(): Promise<QemuProcess[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(pids.map(qemuProcess));
@@ -32,7 +35,7 @@ export async function processAlive({ pid, startTime }: ProcessIdentity): Promise
 
 async function qemuProcess(pid: number): Promise<QemuProcess | null> {
   const commandLine = (await readProc(pid, 'cmdline'))?.split('\0');
-  if (!commandLine) return null; // gone meanwhile; of a zombie it is empty
+  if (!commandLine) return null;
   const instanceId = valueOf(commandLine, '-uuid');
   const name = /^guest=((?:[^,]|,,)*)/.exec(valueOf(commandLine, '-name') ?? '')?.[1];
   if (instanceId === undefined || name === undefined) return null;
@@ -45,13 +48,17 @@ function valueOf(commandLine: string[], option: string): string | undefined {
   return at < 0 ? undefined : commandLine[at + 1];
 }
 
-/** Null if there is no such process, or only what is left of it until its parent looks. */
+/**
+ * Null if there is no such process, or only what is left of it until its parent looks. A process that is killed loses its
+ * command line first, then its files; its first thread may be a zombie while another still finishes a write to the disk.
+ */
 async function readStartTime(pid: number): Promise<number | null> {
   const stat = await readProc(pid, 'stat');
   // The second field is the program's name in parentheses, which may hold any character.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const [state, startTime] = [fields?.[0], fields?.[19]];
-  return state === undefined || startTime === undefined || /[ZX]/.test(state) ? null : Number(startTime);
+  const [state, threads, startTime] = [fields?.[0], fields?.[17], fields?.[19]];
+  if (state === undefined || startTime === undefined) return null;
+  return /[ZX]/.test(state) && Number(threads) <= 1 ? null : Number(startTime);
 }
 
 async function readProc(pid: number, file: string): Promise<string | null> {

@@ -78,7 +78,7 @@ export async function readSaveHeader(path: string): Promise<SaveHeader> {
  * `SaveFileMalformed`, with the file unchanged, if the XML does not fit: RAM is never overwritten.
  *
  * May be repeated, also after a crash in the middle: the first call keeps the original header beside the file (`.header`),
- * and every call starts from that.
+ * and every call starts from that. Whoever puts another save file under the same name removes that copy as well.
  */
 export async function rewriteSaveHeader(path: string, xml: string): Promise<void> {
   const original = await originalHeaderBlock(path);

@@ -30,12 +30,12 @@ export function inSimulatedHost(title: string, file: string, tests: () => void):
   let folder: string | undefined;
   after(async () => {
     if (folder === undefined) return;
-    await Testbed.down(folder);
+    await Testbed.down(join(folder, 'testbed'));
     await rm(folder, { recursive: true, force: true });
   });
   test(title, { skip: missing(), timeout: 300_000 }, async () => {
-    folder = join(await mkdtemp(join(tmpdir(), 'vmferry-in-host-')), 'testbed');
-    const testbed = await Testbed.up({ hosts: 1, bare: true, directory: folder });
+    folder = await mkdtemp(join(tmpdir(), 'vmferry-in-host-'));
+    const testbed = await Testbed.up({ hosts: 1, bare: true, directory: join(folder, 'testbed') });
     const node = [process.execPath, '--test-reporter=spec', '--test', fileURLToPath(file)];
     const [program = '', ...args] = testbed.enter('alpha', ['env', '-u', 'NODE_TEST_CONTEXT', `${INSIDE}=1`, ...node]);
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import fc from 'fast-check';
 import {
   checkForeignXml,
   describeDomain,
@@ -9,6 +10,7 @@ import {
   type DomainBinding,
   type NewDomain,
 } from '../../activities/hypervisor/domain-xml.ts';
+import { escapeXml } from '../../activities/hypervisor/xml.ts';
 import { VmferryError, type FailureType } from '../../workflows/failures.ts';
 import { assertGolden, readGolden } from '../support/golden.ts';
 
@@ -304,6 +306,38 @@ describe('domain XML from elsewhere', () => {
       assert.throws(() => refuseUnsupported(xml), refused('UnsupportedDevice', said));
     });
   }
+
+  test('whatever stands in it, is refused or bound to paths of ours alone', () => {
+    const places = [...PRINTED.matchAll(/'[^'\n]*'|>[^<\s][^<]*</g)].map(
+      ({ index, 0: { length } }) => [index + 1, index + length - 1] as const,
+    );
+    const ours = new Set([...Object.values(BINDING.disks), '/here/images/base/disk.img', '/dev/urandom']);
+    for (const path of [BINDING.kernel, BINDING.initrd, BINDING.serialLog, BINDING.emulator]) ours.add(path ?? '');
+    const value = fc.oneof(
+      fc.constantFrom('/etc/shadow', '/here/../etc/shadow', 'file', 'block', 'unix', 'none', 'host'),
+      fc.string(),
+    );
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.constantFrom(...places), value), { minLength: 1, maxLength: 3 }), (changes) => {
+        const ordered = changes.toSorted(([[a]], [[b]]) => b - a);
+        const xml = ordered.reduce(
+          (text, [[from, to], put]) => text.slice(0, from) + escapeXml(put) + text.slice(to),
+          PRINTED,
+        );
+        let bound: string;
+        try {
+          bound = rebindDomain(xml, BINDING);
+        } catch (error) {
+          return refused('DomainXmlRefused', /./)(error);
+        }
+        for (const [, path = ''] of bound.replace(/<cmdline>[^<]*/, '').matchAll(/(?:="|>)(\/[^"<>]*)["<]/g)) {
+          assert.ok(ours.has(path), path);
+        }
+        return true;
+      }),
+      { numRuns: 300 },
+    );
+  });
 
   test('loses metadata of others, however deep', () => {
     const deep = `${'<a>'.repeat(1e5)}${'</a>'.repeat(1e5)}`;

@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { copyFile, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { processAlive, qemuProcesses, qemuProcessOf } from '../../activities/hypervisor/qemu-process.ts';
 
 test('A QEMU is found by the UUID in its command line, and is gone when it is killed', async () => {
@@ -46,5 +47,22 @@ test('Other programs that speak of a UUID are not taken for its QEMU', async () 
     assert.equal(await qemuProcessOf(uuid), null);
   } finally {
     child.kill('SIGKILL');
+  }
+});
+
+test('What is left of a process that nobody has asked after is not alive', async () => {
+  // Its parent, having become another program, never asks.
+  const parent = spawn('bash', ['-c', 'sleep 100 & echo $!; exec sleep 100'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  try {
+    const [line] = (await once(parent.stdout, 'data')) as [Buffer];
+    const pid = Number(line.toString());
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+    const startTime = Number(stat.split(' ')[21]);
+    assert.equal(await processAlive({ pid, startTime }), true);
+    process.kill(pid, 'SIGKILL');
+    while (!(await readFile(`/proc/${pid}/stat`, 'utf8')).includes(') Z ')) await sleep(5);
+    assert.equal(await processAlive({ pid, startTime }), false);
+  } finally {
+    parent.kill('SIGKILL');
   }
 });
