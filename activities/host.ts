@@ -25,7 +25,6 @@ import { createReturnInstance } from './return-instance.ts';
 import { createRewriteXml } from './rewrite-xml.ts';
 import { createSaveInstance } from './save-instance.ts';
 import { createSettleMove } from './settle-move.ts';
-import { createSharePackage } from './share-package.ts';
 import { createSpawnInstance } from './spawn-instance.ts';
 import { createTransferPackage } from './transfer-package.ts';
 import { createVerifyPackage } from './verify-package.ts';
@@ -64,7 +63,6 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
 
     verifyPackage: createVerifyPackage(host),
     pullPackage: createPullPackage(host),
-    sharePackage: createSharePackage(host),
     deletePackage: createDeletePackage(host),
   });
 }

@@ -7,11 +7,12 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, MoveRef } from '../workflows/contract.ts';
+import type { HostActivities, MoveRef, Requirements } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { checkForeignXml, describeDomain, rebindDomain } from './hypervisor/domain-xml.ts';
 import { readSaveHeader, rewriteSaveHeader } from './hypervisor/save-file.ts';
+import { readMovedEnvelope } from './moved-envelope.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -21,11 +22,25 @@ export const LOCAL_XML = 'local.xml';
 
 export function createRewriteXml(host: HostContext): HostActivities['rewriteXml'] {
   return (move) =>
-    withInstanceLock(host.layout, move.instanceId, () => rewriteXml(host, move, host.layout.stage(move.moveId)));
+    withInstanceLock(host.layout, move.instanceId, async () => {
+      const { requirements } = (await readMovedEnvelope(host, move)).origin;
+      await host.hypervisor.checkCompatible(requirements);
+      await rewriteXml(host, move, host.layout.stage(move.moveId), requirements);
+    });
 }
 
-/** Also for the way back, where `folder` is the source's own. */
-export async function rewriteXml(host: HostContext, move: MoveRef, folder: string): Promise<void> {
+/**
+ * Also for the way back, where `folder` is the source's own.
+ *
+ * @param promised what the signed origin record says that the instance needs; QEMU takes state for a machine with other
+ *   devices in silence, so the XML is held to it
+ */
+export async function rewriteXml(
+  host: HostContext,
+  move: MoveRef,
+  folder: string,
+  promised?: Requirements,
+): Promise<void> {
   const snapshot = join(folder, MEMBER.snapshot);
   const target = host.layout.generation(move.instanceId, move.generation);
   const { emulators } = await host.hypervisor.facts();
@@ -38,6 +53,7 @@ export async function rewriteXml(host: HostContext, move: MoveRef, folder: strin
         `the domain XML is of ${domain.uuid}, the package of ${move.instanceId}`,
       );
     }
+    if (promised) requireSame(promised, domain.requirements);
     const emulator = emulators[domain.requirements.architecture];
     if (emulator === undefined) {
       throw new VmferryError(
@@ -56,4 +72,15 @@ export async function rewriteXml(host: HostContext, move: MoveRef, folder: strin
   };
   await rewriteSaveHeader(snapshot, await rebind((await readSaveHeader(snapshot)).xml));
   await writeDurable(join(folder, LOCAL_XML), await rebind(await readFile(join(folder, MEMBER.domainXml), 'utf8')));
+}
+
+function requireSame(promised: Requirements, asked: Omit<Requirements, 'qemuVersion'>): void {
+  for (const [name, value] of Object.entries(asked)) {
+    const signed = promised[name as keyof typeof asked];
+    if (JSON.stringify(value) === JSON.stringify(signed)) continue;
+    throw new VmferryError(
+      'DomainXmlRefused',
+      `the domain XML asks for ${name} ${JSON.stringify(value)}, its signed record says ${JSON.stringify(signed)}`,
+    );
+  }
 }

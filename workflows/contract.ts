@@ -521,7 +521,7 @@ export interface HostActivities {
   buildPackage(input: MoveRef & { compressionLevel: number }): Promise<{ plainBytes: number; packedBytes: number }>;
   /** `destination`: its certified record, or null for a package that stays (save). */
   encryptPackage(input: MoveRef & { destination: SignedText | null }): Promise<PackageFacts>;
-  /** Writes an envelope for another destination; the bulk stays as it is. */
+  /** Lets another host fetch and open a package that this one can read: a new envelope, the bulk stays as it is. */
   readdressPackage(input: { packageId: PackageId; instanceId: InstanceId; destination: SignedText }): Promise<void>;
   transferPackage(input: MoveRef & { source: SignedText }): Promise<{ wireBytes: number; packageBytes: number }>;
   openPackage(input: MoveRef & { source: SignedText }): Promise<{ bytes: number }>;
@@ -545,8 +545,6 @@ export interface HostActivities {
   // packages
   verifyPackage(input: { packageId: PackageId }): Promise<PackageFacts>;
   pullPackage(input: { packageId: PackageId; source: SignedText }): Promise<{ bytes: number }>;
-  /** Lets a peer fetch ciphertext of this package; needed before `pullPackage`. */
-  sharePackage(input: { packageId: PackageId; reader: SignedText }): Promise<void>;
   deletePackage(input: { packageId: PackageId }): Promise<{ bytes: number }>;
 }
 

@@ -85,7 +85,6 @@ const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   discardCopy: 'quick',
   verifyPackage: 'long',
   pullPackage: 'remote',
-  sharePackage: 'quick',
   deletePackage: 'quick',
 };
 

@@ -30,12 +30,16 @@ async function pullPackage(packageId: PackageId, destination: HostId): Promise<n
   let failed: unknown = failure('PackageNotFound', `No host holds package ${packageId}`);
   for (const [turn, { id, record: source }] of hosts.entries()) {
     try {
-      await onHost(id, { summary: `Let ${destination} fetch it` }).sharePackage({ packageId, reader: reader.record });
+      const { instanceId, generation, sealedAt } = known;
+      await onHost(id, { summary: `Let ${destination} fetch it` }).readdressPackage({
+        packageId,
+        instanceId,
+        destination: reader.record,
+      });
       const { bytes } = await onHost(destination, { summary: `Fetch it from ${id}` }).pullPackage({
         packageId,
         source,
       });
-      const { instanceId, generation, sealedAt } = known;
       await onControl({ summary: `${destination} holds it now`, patience: 'for ever' }).recordPackage({
         packageId,
         instanceId,

@@ -157,7 +157,6 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
 
     verifyPackage: (input) => onPackage('verifyPackage', input, (scenario) => packageOf(scenario, host, 2)),
     pullPackage: (input) => onPackage('pullPackage', input, () => ({ bytes: SIZES.sealed })),
-    sharePackage: (input) => onPackage('sharePackage', input, () => undefined),
     deletePackage: (input) => onPackage('deletePackage', input, () => ({ bytes: SIZES.sealed })),
   };
 }

@@ -29,7 +29,7 @@ describe('the client and Temporal', { skip: await temporalMissing() }, () => {
   let harness: Harness;
 
   before(async () => {
-    harness = await Harness.start('alpha', 'beta', 'gamma');
+    harness = await Harness.start(['alpha', 'beta', 'gamma']);
   });
   after(() => harness.stop());
 

@@ -260,15 +260,15 @@ describe('the short workflows', { skip }, () => {
   test('pull asks the next holder of a package when the first cannot give it', async () => {
     const scenario = await saved();
     scenario.packageHosts.add('gamma');
-    scenario.fail('alpha.sharePackage', 'PackageNotFound');
+    scenario.fail('alpha.readdressPackage', 'PackageNotFound');
     const id = scenario.packageId ?? '';
     const result = await harness.run('pull', { kind: 'package', id, destination: 'beta' });
     assert.equal(result.bytes, SIZES.sealed);
-    assert.equal(scenario.inputOf('gamma', 'sharePackage').reader, recordOf('beta'));
+    assert.equal(scenario.inputOf('gamma', 'readdressPackage').destination, recordOf('beta'));
     assert.equal(scenario.inputOf('beta', 'pullPackage').source, recordOf('gamma'));
     assert.deepEqual([...scenario.packageHosts], ['alpha', 'gamma', 'beta']);
 
-    scenario.fail('gamma.sharePackage', 'ImageDamaged');
+    scenario.fail('gamma.readdressPackage', 'ImageDamaged');
     scenario.packageHosts.delete('beta');
     assert.equal(
       (await typesOf(harness.run('pull', { kind: 'package', id, destination: 'beta' })))[0],
