@@ -33,10 +33,13 @@ install_packages() { # PACKAGE…
   [ "$(id -u)" = 0 ] || fail "system packages are missing, and installing them needs root: sudo apt-get install --no-install-recommends $*"
   # What is installed here is started by vmferry when it is wanted, in namespaces of its own: no service of the system
   # is to start by itself now, and PostgreSQL is to make no cluster.
-  if [ ! -e /usr/sbin/policy-rc.d ]; then
-    undo+=(/usr/sbin/policy-rc.d)
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
+  local policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ] || grep -qs 'set-up of vmferry' $policy; then
+    undo+=($policy)
+    # Should this file be left behind by a power loss, it lets services start as if it were not there.
+    printf '%s\n' '#!/bin/sh' "# Put here by the set-up of vmferry while it installs packages." \
+      "kill -0 $$ 2>/dev/null || exit 0" 'exit 101' >$policy
+    chmod 755 $policy
   fi
   mkdir -p /etc/postgresql-common/createcluster.d
   undo+=(/etc/postgresql-common/createcluster.d/vmferry.conf)
@@ -55,7 +58,8 @@ apt_install() { # PACKAGE…
 
 set_up_npm() {
   # npm writes this file last, so it is older than the lockfile after an update and missing after an interruption.
-  if [ node_modules/.package-lock.json -nt package-lock.json ]; then
+  local installed=node_modules/.package-lock.json
+  if [ -e $installed ] && [ ! package-lock.json -nt $installed ]; then
     there 'npm packages' 'there'
   else
     install_npm_packages

@@ -140,8 +140,8 @@ describe('The libvirt binding on QEMU', { skip, timeout: 180_000 }, () => {
       await sleep(25);
     }
     await reader.readFile();
+    await saved; // libvirt opens the file once more at the end, to mark it as complete
     await reader.close();
-    await saved;
     assert.equal(await connection.domainIsActive(uuid), false);
   });
 

@@ -233,6 +233,24 @@ describe('The libvirt binding on the test driver', () => {
     assert.equal((await connection.domains()).length, 1);
   });
 
+  test('survives worker threads that end while results and events come in', async () => {
+    for (let i = 0; i < 10; i++) {
+      const worker = new Worker(
+        `import { Connection } from ${JSON.stringify(import.meta.resolve('libvirt'))};
+         import { parentPort } from 'node:worker_threads';
+         const connection = await Connection.open('${DEFAULT}', { onLifecycle() {} });
+         parentPort.postMessage('busy');
+         for (;;) await Promise.all(Array.from({ length: 50 }, () => connection.domains()));`,
+        { eval: true, execArgv: ['--input-type=module'] },
+      );
+      await once(worker, 'message');
+      await connection.domainSuspend(uuid);
+      await connection.domainResume(uuid);
+      await worker.terminate();
+    }
+    assert.equal((await connection.domains()).length, 1);
+  });
+
   test('lets the process end when only a listener is left, and not while a call is under way', async () => {
     const pipe = await blockingPath('exit');
     const program = (more: string): string =>

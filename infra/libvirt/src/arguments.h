@@ -1,6 +1,7 @@
 // Arguments of a call, by the type that the C function takes: taken from JavaScript on its thread (the constructor, which
 // throws TypeError), completed in the call's own thread (`load`), handed to the C function (`get`).
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

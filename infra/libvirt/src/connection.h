@@ -55,16 +55,19 @@ class Connection {
   }
   virConnectPtr get() const { return pointer_; }
 
-  bool subscribe(const SharedMailbox& mailbox, double number) {
-    auto close = std::make_unique<Subscriber>(mailbox, number);
-    if (virConnectRegisterCloseCallback(pointer_, onClose, close.get(), drop) < 0) return false;
-    close.release();
-    watched_ = true;
-    auto lifecycle = std::make_unique<Subscriber>(mailbox, number);
+  // A driver within this process cannot be cut off, and would never give the subscriber of `onClose` back.
+  bool subscribe(const SharedMailbox& mailbox, double number, bool remote) {
+    if (remote) {
+      auto subscriber = std::make_unique<Subscriber>(mailbox, number);
+      if (virConnectRegisterCloseCallback(pointer_, onClose, subscriber.get(), drop) < 0) return false;
+      subscriber.release();
+      watched_ = true;
+    }
+    auto subscriber = std::make_unique<Subscriber>(mailbox, number);
     lifecycle_ = virConnectDomainEventRegisterAny(pointer_, nullptr, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-                                                  VIR_DOMAIN_EVENT_CALLBACK(onLifecycle), lifecycle.get(), drop);
+                                                  VIR_DOMAIN_EVENT_CALLBACK(onLifecycle), subscriber.get(), drop);
     if (lifecycle_ < 0) return false;
-    lifecycle.release();
+    subscriber.release();
     return true;
   }
 

@@ -31,6 +31,7 @@ class Mailbox {
   void shut() {
     std::lock_guard lock(mutex_);
     open_ = false;
+    queue_.Release();
   }
 
  private:

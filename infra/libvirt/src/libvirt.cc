@@ -135,10 +135,10 @@ class Open : public Job {  // (uri, keepalive interval, keepalive count, number 
     auto pointer = virConnectOpenAuth(uri_.get(), nullptr, 0);
     if (pointer == nullptr) return false;
     connection_ = std::make_shared<Connection>(pointer);
-    // The test driver lives in this process and has neither keepalive nor, therefore, a way to be cut off.
-    if (virConnectSetKeepAlive(pointer, interval_.get(), count_.get()) < 0 && virGetLastErrorCode() != VIR_ERR_NO_SUPPORT)
-      return false;
-    return subscriber_.get() == 0 || connection_->subscribe(mailbox_, subscriber_.get());
+    // A driver within this process, such as the test driver, has no keepalive.
+    bool remote = virConnectSetKeepAlive(pointer, interval_.get(), count_.get()) >= 0;
+    if (!remote && virGetLastErrorCode() != VIR_ERR_NO_SUPPORT) return false;
+    return subscriber_.get() == 0 || connection_->subscribe(mailbox_, subscriber_.get(), remote);
   }
   void release(bool ok) override {
     if (!ok) connection_.reset();
