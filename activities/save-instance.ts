@@ -101,10 +101,10 @@ async function beginRecord(host: HostContext, move: MoveRef, owned: number): Pro
 
 async function writeSaveFile(host: HostContext, move: MoveRef, snapshot: string, work: Work): Promise<void> {
   const save = host.hypervisor.save(move.instanceId, snapshot);
-  let ended: { error?: unknown } | null = null;
-  const finished = save.finished.then(
-    () => (ended = {}),
-    (error: unknown) => (ended = { error }),
+  let ended = false;
+  const settled = save.finished.then(
+    () => (ended = true),
+    () => (ended = true), // its error is thrown below, by awaiting `finished` itself
   );
   const progress = setInterval(() => {
     host.hypervisor.saveProgress(move.instanceId).then(
@@ -114,15 +114,18 @@ async function writeSaveFile(host: HostContext, move: MoveRef, snapshot: string,
   }, 500);
   try {
     while ((await saveFileState(snapshot)) !== 'complete') {
-      const end = ended as { error?: unknown } | null;
-      if (end?.error !== undefined) throw end.error;
-      if (end) throw new VmferryError('SaveFileMalformed', `libvirt reported a save, but ${snapshot} is not complete`);
+      if (ended) {
+        await save.finished;
+        // The magic may have been written since the look above.
+        if ((await saveFileState(snapshot)) === 'complete') return;
+        throw new VmferryError('SaveFileMalformed', `libvirt reported a save, but ${snapshot} is not complete`);
+      }
       if (work.signal.aborted) {
         await host.hypervisor.abortJob(move.instanceId);
-        await finished;
-        throw work.signal.reason;
+        await settled;
+        work.signal.throwIfAborted();
       }
-      await Promise.race([sleep(10), finished]);
+      await Promise.race([sleep(10), settled]);
     }
   } finally {
     clearInterval(progress);

@@ -5,7 +5,7 @@
  */
 import { existsSync, globSync } from 'node:fs';
 import { run } from 'node:test';
-import { spec } from 'node:test/reporters';
+import { spec as Spec } from 'node:test/reporters';
 
 const GROUPS = {
   unit: { files: 'test/unit/**/*.test.ts', concurrency: 2, minutes: 3 },
@@ -59,6 +59,6 @@ function runFiles(files: string[], concurrency: number, minutes: number): Promis
     });
     stream.on('error', reject);
     stream.on('end', () => resolve(counts));
-    stream.compose(spec()).pipe(process.stdout, { end: false });
+    stream.pipe(new Spec()).pipe(process.stdout, { end: false });
   });
 }

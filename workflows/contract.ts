@@ -33,7 +33,7 @@ export const workflowId = {
   spawn: (instance: InstanceId): string => `spawn:${instance}`,
   image: (host: HostId, request: string): string => `image:${host}:${request}`,
   imageDelete: (image: ImageId): string => `image-delete:${image}`,
-  pull: (object: ImageId | PackageId, host: HostId): string => `pull:${object}:${host}`,
+  pull: (imageOrPackage: string, host: HostId): string => `pull:${imageOrPackage}:${host}`,
   package: (id: PackageId): string => `package:${id}`,
   discard: (move: MoveId, host: HostId): string => `discard:${move}:${host}`,
   node: (host: HostId): string => `node:${host}`,
@@ -164,7 +164,8 @@ export interface Heartbeat {
 
 export interface StepRecord {
   step: MoveStep | 'returnInstance' | 'pullImage';
-  host: HostId | 'control';
+  /** Or `control`, for the catalog's part. */
+  host: HostId;
   /** Milliseconds since the epoch, by the workflow's clock. */
   startedAt: number;
   endedAt?: number;
@@ -275,11 +276,12 @@ export interface RestoreInput {
 
 export interface PullInput {
   kind: 'image' | 'package';
-  id: ImageId | PackageId;
+  /** ImageId or PackageId, as `kind` says. */
+  id: string;
   destination: HostId;
 }
 export interface PullResult {
-  id: ImageId | PackageId;
+  id: PullInput['id'];
   destination: HostId;
   bytes: number;
 }
