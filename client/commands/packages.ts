@@ -94,7 +94,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
     .option('--host-config <file>', 'whose keys open a folder (default: /etc/vmferry/host.json)')
     .addHelpText(
       'after',
-      '\nExamples:\n  vmferry packages verify 5d1f --host beta\n  vmferry packages verify ./5d1f… --host-config /etc/vmferry/host.json',
+      '\nExample:\n  vmferry packages verify 5d1f --host beta\n  vmferry packages verify ./5d1f… --host-config /etc/vmferry/host.json',
     )
     .action(async (word: string, options: { host?: string; hostConfig?: string }) => {
       if (word.includes('/')) {
