@@ -13,6 +13,7 @@ import { EXIT, VmferryError } from '../../workflows/failures.ts';
 import { loadState, testbedDirectory } from '../testbed/state.ts';
 import { Testbed } from '../testbed/testbed.ts';
 import { Demo } from './demo.ts';
+import { lastWords } from './last-words.ts';
 import { report } from './report.ts';
 
 interface Options {
@@ -64,6 +65,9 @@ try {
   const message = interrupted ? 'interrupted' : error instanceof Error ? error.message : String(error);
   const defect = !interrupted && error instanceof Error && !(error instanceof VmferryError);
   process.stderr.write(`demo: ${defect ? error.stack : message}\n`);
+  if (!interrupted && (await loadState(testbedDirectory(directory)))) {
+    process.stderr.write(`\nThe logs say last:\n${lastWords(await Testbed.open(directory))}\n`);
+  }
   await finish('\nWhat there is was left as it is. The logs of the hosts are in HOST/var/log, the others in log.');
   emit({ type: 'summary', ok: false, error: message });
   process.exitCode = interrupted ? EXIT.interrupted : EXIT.failure;

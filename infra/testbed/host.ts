@@ -143,7 +143,9 @@ export class Host {
   async startLibvirt(): Promise<void> {
     const socket = `/proc/${this.init?.pid}/root/run/libvirt/virtlogd-sock`;
     await this.#start('virtlogd', ['virtlogd'], () => Promise.resolve(existsSync(socket)));
-    const question = ['virsh', '--quiet', '--connect', 'qemu:///system', 'uri'] as const;
+    // libvirtd asks QEMU what it can do at its start; on a busy machine that can fail, and it then knows no emulator until
+    // somebody asks for its capabilities.
+    const question = ['bash', '-c', 'virsh --quiet capabilities && virsh --quiet version'] as const;
     await this.#start('libvirtd', ['libvirtd'], async () => {
       return (await this.exec(question, { okExitCodes: [0, 1] })).exitCode === 0;
     });
