@@ -11,6 +11,7 @@ import {
   find,
   helperEnvironment,
   namespaceOf,
+  quickStart,
   startDaemon,
   type Argv,
   type Daemon,
@@ -161,7 +162,7 @@ export class Host {
   async fingerprint(): Promise<string> {
     const program = join(REPOSITORY, 'workers/host.ts');
     const command = [process.execPath, program, '--config', '/etc/vmferry/host.json', '--print-fingerprint'] as const;
-    return (await this.exec(command)).stdout.trim();
+    return (await this.exec(command, { env: quickStart })).stdout.trim();
   }
 
   daemon(what: HostDaemon): Process | null {
