@@ -88,6 +88,8 @@ class LibvirtHypervisor implements Hypervisor {
 
   async facts(): Promise<HypervisorFacts> {
     const { hostname, libvirt, qemu, capabilities } = await this.#short('facts of the host', async (connection) => {
+      // First of all: it makes libvirt look again for emulators that it did not find when it started; `version` does not.
+      if (this.#capabilities === null) await connection.capabilities();
       const [libvirt, qemu, hostname] = await Promise.all([
         connection.libVersion(),
         connection.version(),
