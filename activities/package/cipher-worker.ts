@@ -51,6 +51,10 @@ async function answer(job: CipherJob): Promise<CipherAnswer> {
   }
 }
 
+// One after another: OpenPGP.js copies a segment several times over while it works on it.
+let last: Promise<unknown> = Promise.resolve();
 parentPort?.on('message', (job: CipherJob) => {
-  void answer(job).then((result) => parentPort?.postMessage(result, result.data ? [result.data.buffer] : []));
+  last = last
+    .then(() => answer(job))
+    .then((result) => parentPort?.postMessage(result, result.data ? [result.data.buffer] : []));
 });

@@ -38,7 +38,8 @@ export async function decodePiece(content: Uint8Array, encoding: Encoding, bytes
         piece = await decompress(content, {
           params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },
           maxOutputLength: bytes,
-          chunkSize: Math.max(bytes, 1024),
+          // One more than is needed: zlib allocates as much again once a chunk is full.
+          chunkSize: bytes + 1024,
         });
       } catch (cause) {
         throw new VmferryError('PackageMalformed', `a segment is no zstd frame of ${bytes} bytes`, { cause });

@@ -16,7 +16,7 @@ import { ahead, WIDTH } from './ahead.ts';
 import { SegmentCipher } from './cipher.ts';
 import { decodePiece } from './codec.ts';
 import { extractConfig } from './config-archive.ts';
-import { openRegular, readExactly, writeThen } from './files.ts';
+import { discard, openRegular, readExactly, writeThen } from './files.ts';
 import {
   CONFIG_STREAM,
   MAX_CONFIG_BYTES,
@@ -107,7 +107,9 @@ async function openStream(
       async (index) => {
         work.signal.throwIfAborted();
         const content = await openSegment(folder, origin, { stream: stream.name, index }, cipher);
-        return decodePiece(content, stream.encoding, pieceBytes(stream.bytes, index));
+        const piece = await decodePiece(content, stream.encoding, pieceBytes(stream.bytes, index));
+        if (content !== piece) discard(content);
+        return piece;
       },
       async (index, piece) => {
         hash.update(piece);
@@ -115,6 +117,7 @@ async function openStream(
         // Leaves holes where the guest's memory or disk is empty.
         if (Buffer.compare(piece, ZEROS.subarray(0, piece.length)) !== 0) await writeAt(output, piece, position);
         work.onProgress(position + piece.length, stream.bytes);
+        discard(piece);
       },
     );
     await output.truncate(stream.bytes);

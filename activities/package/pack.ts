@@ -18,7 +18,7 @@ import { makeDirectory, readJson, syncDirectory, writeDurable } from '../records
 import { hex } from '../trust/statements.ts';
 import { ahead, WIDTH } from './ahead.ts';
 import { decodePiece, encodePiece } from './codec.ts';
-import { openRegular, readBounded, readExactly, writeThen, writeWhole } from './files.ts';
+import { digestFile, discard, openRegular, readBounded, readExactly, writeThen, writeWhole } from './files.ts';
 import {
   CONFIG_STREAM,
   Encoding,
@@ -96,10 +96,13 @@ export async function packStream(options: {
         if (kept !== null) return { piece, packed: kept };
         const content = await encodePiece(piece, encoding, level);
         await writeWhole(path, content);
-        return { piece, packed: content.length };
+        const packed = content.length;
+        if (content !== piece) discard(content);
+        return { piece, packed };
       },
       (index, { piece, packed }) => {
         hash.update(piece);
+        discard(piece);
         packedBytes += packed;
         work.onProgress(Math.min(bytes, (index + 1) * SEGMENT_BYTES), bytes);
       },
@@ -159,16 +162,11 @@ async function keptPiece(path: string, encoding: Encoding, piece: Uint8Array): P
 async function describeMember(name: MemberName, path: string, work: Work): Promise<Member> {
   const opened = await openRegular(path);
   if (!opened) throw new VmferryError('FileNotFound', `there is no ${path} to pack`);
-  const hash = createHash('sha256');
   try {
-    for await (const chunk of opened.file.createReadStream({ autoClose: false, highWaterMark: 1024 * 1024 })) {
-      work.signal.throwIfAborted();
-      hash.update(chunk as Buffer);
-    }
+    return { name, bytes: opened.bytes, sha256: await digestFile(opened.file, work.signal) };
   } finally {
     await opened.file.close();
   }
-  return { name, bytes: opened.bytes, sha256: hash.digest('hex') };
 }
 
 /**

@@ -13,7 +13,7 @@ import { digestOf, signText } from '../trust/signed-text.ts';
 import { ahead, WIDTH } from './ahead.ts';
 import { SegmentCipher } from './cipher.ts';
 import { writeEnvelope } from './envelope.ts';
-import { namesIn, readBounded, writeWhole } from './files.ts';
+import { discard, namesIn, readBounded, writeWhole } from './files.ts';
 import {
   checkRecord,
   envelopeName,
@@ -145,7 +145,9 @@ async function sealStream(
       if (kept) return { segment: kept, bytes };
       const { sealed, sha256 } = await cipher.seal(piece);
       await writeWhole(path, sealed);
-      return { segment: { bytes: sealed.length, sha256 }, bytes };
+      const segment = { bytes: sealed.length, sha256 };
+      discard(sealed);
+      return { segment, bytes };
     },
     (_index, { segment, bytes }) => {
       segments.push(segment);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { PackageFacts } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
-import { namesIn, openRegular } from './files.ts';
+import { digestFile, namesIn, openRegular } from './files.ts';
 import { segmentName, type OriginRecord, type Segment } from './format.ts';
 
 /** Which segment of a package. */
@@ -80,11 +80,7 @@ export async function checkSegment(
     const expected = origin.streams.find(({ name }) => name === place.stream)?.segments[place.index];
     // A file of another size is not read: it may be as large as the disk.
     if (opened.bytes !== expected?.bytes) return judgeSegment({ bytes: opened.bytes, sha256: '' }, place, origin);
-    const hash = createHash('sha256');
-    for await (const chunk of opened.file.createReadStream({ autoClose: false, highWaterMark: 1024 * 1024 })) {
-      hash.update(chunk as Buffer);
-    }
-    judgeSegment({ bytes: opened.bytes, sha256: hash.digest('hex') }, place, origin);
+    judgeSegment({ bytes: opened.bytes, sha256: await digestFile(opened.file) }, place, origin);
   } finally {
     await opened.file.close();
   }
