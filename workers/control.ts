@@ -1,11 +1,15 @@
 #!/usr/bin/env node
 /** The control worker: runs workflows and catalog activities. Any number may run. `migrate` sets up the catalog and ends. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Worker } from '@temporalio/worker';
 import { Catalog } from '../activities/catalog/catalog.ts';
 import { migrateCatalog } from '../activities/catalog/migrate.ts';
 import { createControlActivities } from '../activities/control.ts';
+import { run } from '../activities/exec/run.ts';
 import { CONTROL_QUEUE } from '../workflows/contract.ts';
 import { ConfigError, ControlConfig, readConfig } from './config.ts';
 import { activityInterceptors } from './interceptors.ts';
@@ -24,12 +28,13 @@ async function main(): Promise<void> {
 
   const catalog = new Catalog(config.catalog);
   const connection = await connect(config.temporal);
+  const workflowBundle = await bundleWorkflows();
   const worker = await Worker.create({
     connection,
     namespace: config.temporal.namespace,
     taskQueue: CONTROL_QUEUE,
     identity: `control ${process.pid}`,
-    workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+    workflowBundle,
     activities: createControlActivities(catalog),
     interceptors: { activity: activityInterceptors(config.faultPoints) },
     shutdownGraceTime: SHUTDOWN_GRACE,
@@ -41,6 +46,19 @@ async function main(): Promise<void> {
   } finally {
     await connection.close();
     await catalog.close();
+  }
+}
+
+/** The bundle in memory; made by a program of its own, so that what the bundler takes is given back. */
+async function bundleWorkflows(): Promise<{ code: string }> {
+  const folder = await mkdtemp(join(tmpdir(), 'vmferry-workflows-'));
+  try {
+    const file = join(folder, 'bundle.js');
+    const program = fileURLToPath(new URL(`./bundle-workflows${import.meta.url.slice(-3)}`, import.meta.url));
+    await run(process.execPath, [program, file]);
+    return { code: await readFile(file, 'utf8') };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
 }
 

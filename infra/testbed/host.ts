@@ -155,7 +155,16 @@ export class Host {
   /** Starts the host worker and waits until it polls. No-op while it runs. */
   async startWorker(): Promise<void> {
     const program = join(REPOSITORY, 'workers/host.ts');
-    await this.#start('worker', [process.execPath, program, '--config', '/etc/vmferry/host.json'], /^ready\b/m);
+    // As in infra/systemd/vmferry-host.service.
+    const command = [
+      'env',
+      'MALLOC_ARENA_MAX=2',
+      process.execPath,
+      program,
+      '--config',
+      '/etc/vmferry/host.json',
+    ] as const;
+    await this.#start('worker', command, /^ready\b/m);
   }
 
   /** Fingerprint of the host's key, read on the host itself. */
