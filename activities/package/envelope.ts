@@ -4,6 +4,7 @@
  * bulk stays as it is.
  */
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import {
   config,
   createMessage,
@@ -201,7 +202,8 @@ async function decryptEnvelope(data: Uint8Array, keys: HostKeys): Promise<Messag
     content.version === 2;
   if (!form) throw new VmferryError('PackageMalformed', 'an envelope is not one session key and one SEIPDv2 packet');
   const own = await keys.publicKey.getEncryptionKey(undefined, judgingDate());
-  if (!message.getEncryptionKeyIDs().every((id) => id.equals(own.getKeyID()))) {
+  const named = 'publicKeyFingerprint' in sessionKey ? sessionKey.publicKeyFingerprint : null;
+  if (!isDeepStrictEqual(named, own.keyPacket.getFingerprintBytes())) {
     throw new VmferryError(
       'WrongDestination',
       `an envelope is encrypted to another key than that of host ${keys.name}`,

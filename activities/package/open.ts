@@ -83,12 +83,14 @@ async function openConfig(
       `the config stream of package ${origin.packageId} has ${stream.bytes} bytes`,
     );
   }
-  const missing = await Promise.all(origin.members.map(async ({ name }) => !(await exists(join(target, name)))));
-  if (!missing.includes(true)) return;
   const archive = join(target, 'config.tar');
-  await open(archive);
-  await extractConfig(archive, origin.members, target);
-  await rm(archive);
+  const missing = await Promise.all(origin.members.map(async ({ name }) => !(await exists(join(target, name)))));
+  if (missing.includes(true)) {
+    await open(archive);
+    await extractConfig(archive, origin.members, target);
+  }
+  // Also one that an attempt left which died just here.
+  await rm(archive, { force: true });
 }
 
 async function openStream(

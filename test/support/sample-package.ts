@@ -5,11 +5,18 @@ import { join } from 'node:path';
 import type { Requirements, SignedText } from '../../workflows/contract.ts';
 import type { Work } from '../../activities/heartbeat.ts';
 import { newSessionKey } from '../../activities/package/cipher.ts';
-import { readEnvelope, type OpenedEnvelope } from '../../activities/package/envelope.ts';
-import { CONFIG_STREAM, diskStream, SNAPSHOT_STREAM, type MemberName } from '../../activities/package/format.ts';
+import { readEnvelope, writeEnvelope, type OpenedEnvelope } from '../../activities/package/envelope.ts';
+import {
+  CONFIG_STREAM,
+  diskStream,
+  SNAPSHOT_STREAM,
+  type MemberName,
+  type OriginRecord,
+} from '../../activities/package/format.ts';
 import { packConfig, packStream } from '../../activities/package/pack.ts';
 import { sealPackage } from '../../activities/package/seal.ts';
 import { MEMBER } from '../../activities/records/layout.ts';
+import { signText } from '../../activities/trust/signed-text.ts';
 import type { TestHost } from './pool-hosts.ts';
 
 export const IMAGE_ID = 'ab'.repeat(32);
@@ -139,4 +146,26 @@ export async function handOver(sample: SamplePackage, from: TestHost, to: TestHo
   });
   await to.ledger.takeOver({ instanceId, generation, packageId, release, source: from.signedRecord });
   return release;
+}
+
+/** Signs an altered origin record as the source, and addresses it to these readers in the package's folder. */
+export async function reissue(
+  sample: SamplePackage,
+  source: TestHost,
+  readers: readonly TestHost[],
+  changes: Partial<OriginRecord> | object,
+): Promise<void> {
+  const originText = await signText({ ...sample.origin, ...changes }, source.keys.privateKey);
+  for (const { record: to } of readers) {
+    const { folder, packageId, sessionKey } = sample;
+    await writeEnvelope({
+      folder,
+      keys: source.keys,
+      senderRecord: source.signedRecord,
+      to,
+      packageId,
+      sessionKey,
+      originText,
+    });
+  }
 }
