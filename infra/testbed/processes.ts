@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmferryError } from '../../workflows/failures.ts';
 
 const MARK = 'VMFERRY_TESTBED_PART';
+const HELPER = 'helper';
 
 /** Program and arguments. */
 export type Argv = readonly [string, ...string[]];
@@ -38,7 +39,13 @@ function marked(directory: string, part: string, command: Argv): Argv {
  * Environment of a helper that works for a while in the testbed's directory. The mark is that of a child: `down` ends it
  * if the command that started it was killed.
  */
-export const helperEnvironment = (directory: string): Record<string, string> => ({ [MARK]: `${directory}//helper#0` });
+export const helperEnvironment = (directory: string): Record<string, string> => ({
+  [MARK]: `${directory}//${HELPER}#0`,
+});
+
+/** Helpers whose command was killed: they would go on writing into what the next command makes anew. */
+export const orphanedHelpers = (directory: string): Process[] =>
+  markedProcesses(directory).filter(({ part }) => part === HELPER);
 
 /** Lets Node keep what it has compiled: a worker starts in two thirds of the time. */
 export const quickStart = {
@@ -89,7 +96,7 @@ export async function startDaemon(daemon: Daemon): Promise<Process> {
   const [program, ...args] = daemon.within?.(launched) ?? launched;
   const failedAtOnce = spawnDetached(program, args, log, {
     ...daemonEnvironment(daemon.env),
-    ...helperEnvironment(directory),
+    [MARK]: `${directory}//launcher#0`,
   });
   const text = (): string => readFileSync(log).subarray(offset).toString();
   const failed = (how: string): string => `${part} ${how}: ${excerpt(text()) || `nothing in ${log}`}`;

@@ -28,7 +28,7 @@ import {
   plugLink,
   shapeLink,
 } from './network.ts';
-import { end, find, markedProcesses, startDaemon, type Argv, type Process } from './processes.ts';
+import { end, find, markedProcesses, orphanedHelpers, startDaemon, type Argv, type Process } from './processes.ts';
 import { installProfile, removeProfile, writeProfile, type ProfileSettings } from './profile.ts';
 import { claimDirectory, loadState, saveState, testbedDirectory, withTestbedLock, type State } from './state.ts';
 
@@ -103,6 +103,7 @@ export class Testbed {
     const directory = testbedDirectory(options.directory);
     return withTestbedLock(directory, async () => {
       await claimDirectory(directory);
+      await end(orphanedHelpers(directory));
       const testbed = new Testbed(directory, (await loadState(directory)) ?? emptyState(bare));
       if (testbed.#state.bare && !bare) {
         throw new VmferryError('InvalidInput', `The testbed in ${directory} is a bare one; take it down first`);
