@@ -37,6 +37,9 @@ async function main(): Promise<void> {
     workflowBundle,
     activities: createControlActivities(catalog),
     interceptors: { activity: activityInterceptors(config.faultPoints) },
+    // How long a workflow waits for the worker that has it in memory before any other takes it over. A control worker may
+    // die in a blackout, and to replay a move's history takes milliseconds; the default is ten seconds.
+    stickyQueueScheduleToStartTimeout: '2s',
     shutdownGraceTime: SHUTDOWN_GRACE,
     maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
   });
