@@ -25,7 +25,7 @@ import {
   type OriginRecord,
   type Stream,
 } from './format.ts';
-import { judgeSegment, segmentPath, type SegmentPlace } from './verify.ts';
+import { checkSegment, segmentPath, type SegmentPlace } from './verify.ts';
 
 const ZEROS = Buffer.alloc(SEGMENT_BYTES);
 
@@ -85,12 +85,14 @@ async function openConfig(
   }
   const archive = join(target, 'config.tar');
   const missing = await Promise.all(origin.members.map(async ({ name }) => !(await exists(join(target, name)))));
-  if (missing.includes(true)) {
+  try {
+    if (!missing.includes(true)) return;
     await open(archive);
     await extractConfig(archive, origin.members, target);
+  } finally {
+    // Also one that an attempt left which died here.
+    await rm(archive, { force: true });
   }
-  // Also one that an attempt left which died just here.
-  await rm(archive, { force: true });
 }
 
 async function openStream(
@@ -141,22 +143,23 @@ async function openSegment(
 ): Promise<Uint8Array> {
   const where = `segment ${place.index} of stream ${place.stream} in package ${origin.packageId}`;
   const expected = origin.streams.find(({ name }) => name === place.stream)?.segments[place.index];
-  const opened = await openRegular(segmentPath(folder, place));
+  const path = segmentPath(folder, place);
+  const opened = await openRegular(path);
   if (!opened || !expected) throw new VmferryError('SegmentDamaged', `${where} is missing`);
   try {
-    if (opened.bytes !== expected.bytes) judgeSegment({ bytes: opened.bytes, sha256: '' }, place, origin);
-    const sealed = await readExactly(opened.file, expected.bytes, 0);
-    const bytes = sealed.length;
-    const { data, sha256, failure } = await cipher.open(sealed, expected.sha256);
-    if (data) return data;
-    if (failure !== undefined) {
-      throw new VmferryError('PackageMalformed', `${where} does not open with its session key`, { cause: failure });
+    if (opened.bytes === expected.bytes) {
+      const sealed = await readExactly(opened.file, expected.bytes, 0);
+      const { data, failure } = await cipher.open(sealed, expected.sha256);
+      if (data) return data;
+      if (failure !== undefined) {
+        throw new VmferryError('PackageMalformed', `${where} does not open with its session key`, { cause: failure });
+      }
     }
-    judgeSegment({ bytes, sha256 }, place, origin);
-    throw new VmferryError('SegmentDamaged', `${where} has another digest than its record says`);
   } finally {
     await opened.file.close();
   }
+  await checkSegment(path, place, origin);
+  throw new VmferryError('SegmentDamaged', `${where} changed while it was read`);
 }
 
 async function writeAt(output: FileHandle, data: Uint8Array, position: number): Promise<void> {

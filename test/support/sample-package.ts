@@ -86,11 +86,14 @@ export async function packMembers(from: string, members: Members, level = 1): Pr
   return folder;
 }
 
-/** An instance of `source`, spawned unless it owns it already, sealed for its next generation and these readers. */
+/**
+ * An instance of `source`, spawned unless it owns it already, sealed for its next generation and these readers.
+ * `configArchive` stands in for the archive of the members, which the record lists all the same.
+ */
 export async function samplePackage(
   source: TestHost,
   readers: readonly TestHost[],
-  options: { members?: Members; instanceId?: string } = {},
+  options: { members?: Members; instanceId?: string; configArchive?: Uint8Array } = {},
 ): Promise<SamplePackage> {
   const { members = sampleMembers(), instanceId = randomUUID() } = options;
   const owned = (await source.ledger.owned(instanceId)) ?? (await source.ledger.spawn(instanceId));
@@ -99,6 +102,11 @@ export async function samplePackage(
   const from = source.layout.move(randomUUID());
   await writeMembers(from, members);
   const packed = await packMembers(from, members);
+  if (options.configArchive) {
+    const archive = join(packed, 'config.tar');
+    await writeFile(archive, options.configArchive);
+    await packStream({ name: CONFIG_STREAM, source: archive, folder: packed, level: 1, work: unwatched() });
+  }
   const folder = source.layout.package(packageId);
   await sealPackage({
     packed,
