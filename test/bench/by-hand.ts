@@ -30,7 +30,7 @@ export async function prepareByHand(
   for (const host of [from, to]) {
     await mkdir(testbed.outside(host, `${FOLDER}/gnupg`), { recursive: true, mode: 0o700 });
   }
-  await testbed.exec(to, ['gpg', ...GPG, '--passphrase', '', '--quick-gen-key', to, 'rsa3072', 'default', 'never']);
+  await testbed.exec(to, ['gpg', ...GPG, '--passphrase', '', '--quick-gen-key', to, 'default', 'default', 'never']);
   const { stdout: key } = await testbed.exec(to, ['gpg', ...GPG, '--armor', '--export', to]);
   await testbed.exec(from, ['gpg', ...GPG, '--import'], { input: key });
   const { stdout: xml } = await testbed.exec(from, ['virsh', '-q', 'dumpxml', '--inactive', instance]);
