@@ -28,7 +28,8 @@ export async function prepareByHand(
   mac: string,
 ): Promise<void> {
   for (const host of [from, to]) {
-    await mkdir(testbed.outside(host, `${FOLDER}/gnupg`), { recursive: true, mode: 0o700 });
+    await mkdir(testbed.outside(host, FOLDER), { mode: 0o755 }); // QEMU's user passes through
+    await mkdir(testbed.outside(host, `${FOLDER}/gnupg`), { mode: 0o700 });
   }
   await testbed.exec(to, ['gpg', ...GPG, '--passphrase', '', '--quick-gen-key', to, 'default', 'default', 'never']);
   const { stdout: key } = await testbed.exec(to, ['gpg', ...GPG, '--armor', '--export', to]);
