@@ -1,6 +1,7 @@
 /** What this host says of itself, for `nodes add`, and the keeping of the record once the pool key has signed it. */
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, HostRecord } from '../workflows/contract.ts';
+import type { HostActivities, HostRecord, SignedText } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { makeDirectory, writeDurable } from './records/durable.ts';
@@ -12,8 +13,18 @@ export interface HostIdentity {
   vmferryVersion: string;
 }
 
-/** The host's own certified record; every chain that it signs a link of carries it. */
-export const selfRecordPath = (layout: Layout): string => join(layout.keys, 'self.asc');
+const selfRecordPath = (layout: Layout): string => join(layout.keys, 'self.asc');
+
+/**
+ * The host's own certified record; every chain that it signs a link of carries it.
+ *
+ * @throws HostNotCertified while the pool has not certified this host
+ */
+export async function readSelfRecord(layout: Layout): Promise<SignedText> {
+  return readFile(selfRecordPath(layout), 'utf8').catch((error: unknown) => {
+    throw new VmferryError('HostNotCertified', 'this host has not been added to the pool', { cause: error });
+  });
+}
 
 export function createDescribeHost(host: HostContext, identity: HostIdentity): HostActivities['describeHost'] {
   return async () => {

@@ -12,7 +12,6 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { IMAGE_JSON, ImageFile, readImage } from './images.ts';
 import { makeDirectory, syncDirectory, syncFile, writeDurable } from './records/durable.ts';
-import { selfRecord } from './transfer-package.ts';
 import { path } from './transfer/endpoint.ts';
 import { PeerClient } from './transfer/package-client.ts';
 
@@ -21,7 +20,7 @@ export function createPullImage(host: HostContext): HostActivities['pullImage'] 
     withHeartbeat('pullImage', async (work) => {
       const known = ImageFile.parse(image);
       if (await readImage(host.layout, known.id)) return { bytes: 0 };
-      const self = await selfRecord(host);
+      const self = await host.ledger.selfRecord();
       let failure: unknown = new VmferryError('ImageNotFound', `no host holds image ${known.name} (${known.id})`);
       for (const source of sources) {
         const peer = await host.pool.verifyHost(source);

@@ -2,7 +2,6 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
-import { selfRecord } from './transfer-package.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
 export function createPullPackage(host: HostContext): HostActivities['pullPackage'] {
@@ -10,7 +9,7 @@ export function createPullPackage(host: HostContext): HostActivities['pullPackag
     withHeartbeat('pullPackage', async (work) => {
       const { packageBytes } = await fetchPackage({
         ...host,
-        selfRecord: await selfRecord(host),
+        selfRecord: await host.ledger.selfRecord(),
         packageId,
         source,
         inspect: () => Promise.resolve(),

@@ -2,10 +2,8 @@
  * Step 8 [destination]: pulls the sealed package from the source. The origin record is checked before the bulk is fetched:
  * a package that this host would refuse costs a few kilobytes.
  */
-import { readFile } from 'node:fs/promises';
 import type { HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
-import { selfRecordPath } from './describe-host.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -17,7 +15,7 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
       withInstanceLock(host.layout, instanceId, async () =>
         fetchPackage({
           ...host,
-          selfRecord: await selfRecord(host),
+          selfRecord: await host.ledger.selfRecord(),
           packageId,
           source,
           inspect: async ({ origin }) => {
@@ -33,11 +31,4 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
         }),
       ),
     );
-}
-
-/** @throws HostNotCertified while the pool has not certified this host */
-export async function selfRecord(host: HostContext): Promise<string> {
-  return readFile(selfRecordPath(host.layout), 'utf8').catch((error: unknown) => {
-    throw new VmferryError('HostNotCertified', `host ${host.name} has not been added to the pool`, { cause: error });
-  });
 }

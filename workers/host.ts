@@ -1,12 +1,11 @@
 #!/usr/bin/env node
 /** The worker of one host: polls its queue, serves packages to its peers. Needs root, libvirt, and the pool's public key. */
-import { readFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from '@temporalio/worker';
 import { createHostActivities } from '../activities/host.ts';
-import { selfRecordPath } from '../activities/describe-host.ts';
+import { readSelfRecord } from '../activities/describe-host.ts';
 import type { HostContext } from '../activities/host-context.ts';
 import { createLibvirtHypervisor } from '../activities/hypervisor/libvirt-hypervisor.ts';
 import { createGuestNetwork } from '../activities/network/libvirt-guest-network.ts';
@@ -40,7 +39,7 @@ async function main(): Promise<void> {
     await makeDirectory(folder);
   const hypervisor = await createLibvirtHypervisor({ uri: config.libvirtUri });
   const network = createGuestNetwork({ uri: config.libvirtUri, layout });
-  const ledger = new Ledger({ layout, keys, pool, selfRecord: () => readFile(selfRecordPath(layout), 'utf8') });
+  const ledger = new Ledger({ layout, keys, pool, selfRecord: () => readSelfRecord(layout) });
   const host: HostContext = { name: config.name, layout, keys, pool, ledger, hypervisor, network };
 
   installRuntime();
