@@ -9,6 +9,7 @@ import type { HostActivities, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { diskStream, SNAPSHOT_STREAM } from './package/format.ts';
 import { MEMBERS_FILE, Members } from './package/members.ts';
@@ -58,6 +59,7 @@ async function buildPackage(
     const packed = await packStream({ name, source, folder, level, work: progress });
     plainBytes += packed.bytes;
     packedBytes += packed.packedBytes;
+    await passed('packed');
   }
   return { plainBytes, packedBytes };
 }

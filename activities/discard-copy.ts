@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
@@ -17,6 +18,7 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
       // First what holds the guest in clear: libvirt may be what fails here.
       await rm(host.layout.stage(move.moveId), { recursive: true, force: true });
       await rm(host.layout.incoming(move.packageId), { recursive: true, force: true });
+      await passed('cleared');
       if (await overtaken(host.layout, move)) return;
       await discardUnowned(host, move.instanceId);
       await host.network.expel(move.instanceId);

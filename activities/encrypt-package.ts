@@ -12,6 +12,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import { packedFolder, readMembers } from './build-package.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { newSessionKey } from './package/cipher.ts';
 import { addressPackage } from './package/envelope.ts';
@@ -71,7 +72,10 @@ async function encryptPackage(
     keys,
     senderRecord,
     readers: destination && destination.fingerprint !== keys.fingerprint ? [self, destination] : [self],
-    onSigned: (originDigest) => ledger.recordSealed({ instanceId, generation, packageId, originDigest }),
+    onSigned: async (originDigest) => {
+      await ledger.recordSealed({ instanceId, generation, packageId, originDigest });
+      await passed('signed');
+    },
     work,
   });
   return packageFacts(target, origin);

@@ -7,6 +7,7 @@
 import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { openPackage } from './package/open.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
@@ -27,6 +28,7 @@ export async function openIntoStage(
   const { layout, ledger } = host;
   const { origin, sessionKey } = await readMovedEnvelope(host, move, { source: move.source });
   await ledger.accept(origin);
+  await passed('accepted');
   const folder = layout.package(move.packageId);
   return openPackage({ folder, origin, sessionKey, target: layout.stage(move.moveId), work });
 }

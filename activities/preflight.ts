@@ -12,6 +12,7 @@ import type { HostContext } from './host-context.ts';
 import { describeDomain, refuseUnsupported } from './hypervisor/domain-xml.ts';
 import { discardUnowned } from './discard-copy.ts';
 import { imageOfOverlay, readImage } from './images.ts';
+import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { readSaveRecord } from './save-record.ts';
 
@@ -72,6 +73,7 @@ export function createPreflightDestination(host: HostContext): HostActivities['p
       );
     }
     await withInstanceLock(host.layout, instanceId, () => discardUnowned(host, instanceId));
+    await passed('compared');
     const other = (await host.hypervisor.list()).find(
       ({ instanceId: id, name }) => name === facts.name && id !== instanceId,
     );

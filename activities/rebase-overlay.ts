@@ -15,6 +15,7 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { imageOfOverlay } from './images.ts';
+import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { MEMBERS_FILE, Members } from './package/members.ts';
 import { readJson, syncFile, writeDurable } from './records/durable.ts';
@@ -47,6 +48,7 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
     for (const { target, from, to } of copies) {
       await rm(to, { force: true });
       await copyFile({ from, to, work });
+      await passed('copied');
       const imageId = await imageOfOverlay(host.layout, to);
       const { virtualBytes, backingFormat } = await inspectQcow2(to);
       await rebaseUnsafe({ path: to, backing: imageId, backingFormat: backingFormat ?? 'qcow2' });

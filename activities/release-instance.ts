@@ -8,6 +8,7 @@
 import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { fileStamp, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
@@ -24,6 +25,7 @@ export function createReleaseInstance(host: HostContext): HostActivities['releas
         receipt,
         destination,
       });
+      await passed('released');
       await host.hypervisor.undefine(instanceId);
       return { release };
     });

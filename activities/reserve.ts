@@ -2,6 +2,7 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken, writeReservation } from './reservation.ts';
 
@@ -16,6 +17,7 @@ export function createReserve(host: HostContext): HostActivities['reserve'] {
         );
       }
       await writeReservation(host.layout, input);
+      await passed('reserved');
       await host.network.admit(instanceId, name, address);
     });
 }

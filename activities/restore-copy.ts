@@ -14,6 +14,7 @@ import { checkOverlay, inspectQcow2 } from './disk/qcow2.ts';
 import { check, rebaseUnsafe } from './disk/qemu-img.ts';
 import type { Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { sameProcess } from './save-record.ts';
 import { readImage } from './images.ts';
 import { exists, makeDirectory, readJson, syncDirectory, writeDurable } from './records/durable.ts';
@@ -66,6 +67,7 @@ export async function ensurePausedCopy(
       `instance ${instanceId} is ${domain?.state ?? 'gone'} on ${host.name} after its restore`,
     );
   }
+  await passed('restored');
   await writeDurable(marker, JSON.stringify({ process: domain.process, diskSha256 } satisfies Restored));
   return diskSha256;
 }
@@ -104,6 +106,7 @@ async function restorePausedCopy(
     if (await exists(join(folder, name))) await copyFile({ from: join(folder, name), to: join(target, name), work });
   }
   await syncDirectory(target);
+  await passed('copied');
   work.signal.throwIfAborted();
   await host.hypervisor.restorePaused(join(folder, MEMBER.snapshot));
   return digests;

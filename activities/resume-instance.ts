@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
@@ -27,6 +28,7 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
       withInstanceLock(host.layout, input.instanceId, async () => {
         const { instanceId, generation, packageId, release, source, moveId } = input;
         await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
+        await passed('owned');
         const stage = host.layout.stage(moveId);
         if (!(await hasRun(host, instanceId, generation)) && !(await exists(join(stage, LOCAL_XML)))) {
           await openIntoStage(host, input, work);
@@ -59,6 +61,7 @@ export async function runCopy(
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
     await writeDurable(resumedPath(host, instanceId, generation), JSON.stringify({ time: new Date().toISOString() }));
+    await passed('marked');
   }
   if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);
   else await hypervisor.start(instanceId);

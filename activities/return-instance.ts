@@ -15,6 +15,7 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { imageOfOverlay } from './images.ts';
+import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -29,6 +30,7 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
     withHeartbeat('returnInstance', (work) =>
       withInstanceLock(host.layout, move.instanceId, async () => {
         const { generation } = await host.ledger.takeBack(move);
+        await passed('taken-back');
         return { generation, how: await run(host, move, work) };
       }),
     );

@@ -12,6 +12,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { checkForeignXml, describeDomain, rebindDomain } from './hypervisor/domain-xml.ts';
 import { readSaveHeader, rewriteSaveHeader } from './hypervisor/save-file.ts';
+import { passed } from './marks.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
@@ -71,6 +72,7 @@ export async function rewriteXml(
     });
   };
   await rewriteSaveHeader(snapshot, await rebind((await readSaveHeader(snapshot)).xml));
+  await passed('rewritten');
   await writeDurable(join(folder, LOCAL_XML), await rebind(await readFile(join(folder, MEMBER.domainXml), 'utf8')));
 }
 

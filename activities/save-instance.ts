@@ -24,6 +24,7 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
+import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { makeDirectory, syncDirectory, syncFile, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
@@ -49,6 +50,7 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   if (known?.saved) return { stoppedMillis: known.saved.stoppedMillis, saveBytes: known.saved.bytes };
 
   const record = known ?? (await beginRecord(host, move, owned));
+  await passed('recorded');
   const stoppedAt = performance.now();
   const domain = await hypervisor.find(move.instanceId);
   if (domain?.process) {
@@ -56,6 +58,7 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
     if (known) await hypervisor.abortJob(move.instanceId);
     if (known && domain.state === 'paused') await hypervisor.resume(move.instanceId);
     await hypervisor.suspend(move.instanceId);
+    await passed('suspended');
     await rm(snapshot, { force: true });
     await writeSaveFile(host, move, snapshot, work);
   } else if ((await saveFileState(snapshot)) !== 'complete') {
@@ -67,6 +70,7 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
 
   await syncFile(snapshot);
   await syncDirectory(layout.move(move.moveId));
+  await passed('written');
   for (const disk of record.disks) disk.stamp = await fileStamp(disk.path);
   const bytes = (await stat(snapshot)).size;
   record.saved = { bytes, stoppedMillis: performance.now() - stoppedAt };

@@ -8,6 +8,7 @@ import type { HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
 
 const AGENT_TIMEOUT_MS = 2_000;
@@ -32,6 +33,7 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
           await removeGenerations(layout.instance(instanceId));
         }
       }
+      await passed('settled');
       await rm(layout.move(moveId), { recursive: true, force: true });
       await rm(layout.stage(moveId), { recursive: true, force: true });
     });

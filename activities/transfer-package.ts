@@ -6,6 +6,7 @@ import type { HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
@@ -26,6 +27,7 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
               );
             }
             await host.ledger.accept(origin);
+            await passed('accepted');
           },
           work,
         }),
