@@ -11,7 +11,17 @@ import { CONTROL_QUEUE, searchAttributes } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { temporalBinary } from '../temporal.ts';
 import { REPOSITORY } from './host.ts';
-import { find, helperEnvironment, startDaemon, type Argv, type Process } from './processes.ts';
+import {
+  end,
+  family,
+  find,
+  helperEnvironment,
+  namespaceOf,
+  startDaemon,
+  thaw,
+  type Argv,
+  type Process,
+} from './processes.ts';
 
 export type ControlDaemon = 'worker' | 'temporal' | 'postgres';
 
@@ -54,6 +64,14 @@ export class Control {
     return find(this.#testbed, `control/${what}`);
   }
 
+  /** One of them and what it has started itself. */
+  family(what: ControlDaemon): Process[] {
+    if (what !== 'postgres') return family(this.#testbed, `control/${what}`);
+    // Its processes put titles where their marks were.
+    const postmaster = this.daemon(what);
+    return postmaster ? namespaceOf(postmaster) : [];
+  }
+
   /** Starts one of them and waits until it serves. No-op while it runs. */
   async start(what: ControlDaemon): Promise<void> {
     switch (what) {
@@ -64,6 +82,13 @@ export class Control {
       case 'worker':
         return this.#startWorker();
     }
+  }
+
+  /** Ends one of them. What it has started learns of that in its own way, even if it was frozen. No-op while it does not run. */
+  async end(what: ControlDaemon, name?: NodeJS.Signals): Promise<void> {
+    const daemon = this.daemon(what);
+    if (daemon) await end([daemon], name);
+    await thaw(() => this.family(what));
   }
 
   async #startTemporal(): Promise<void> {

@@ -7,12 +7,15 @@ import { run, type RunOptions, type RunResult } from '../../activities/exec/run.
 import { writeDurable } from '../../activities/records/durable.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import {
+  commandLine,
   end,
+  family,
   find,
   helperEnvironment,
   namespaceOf,
   quickStart,
   startDaemon,
+  thaw,
   type Argv,
   type Daemon,
   type Process,
@@ -38,7 +41,11 @@ export const HOST_NAMES = [
 ] as const;
 
 /** Daemons that can be killed and started one by one. */
-export type HostDaemon = 'worker' | 'libvirtd' | 'virtlogd';
+export type HostDaemon = 'worker' | 'second-worker' | 'libvirtd' | 'virtlogd';
+
+/** Where package servers listen: that of the worker, as its peers know it, and that of a second worker. */
+const PORT = 7443;
+const SECOND_PORT = 7444;
 
 export interface HostSettings {
   /** On the outer network. */
@@ -118,14 +125,17 @@ export class Host {
       stateDirectory: '/var/lib/vmferry',
       libvirtUri: 'qemu:///system',
       temporal: { address: settings.temporal, namespace: 'default' },
-      listen: '0.0.0.0:7443',
-      addresses: [`${settings.address}:7443`],
+      listen: `0.0.0.0:${PORT}`,
+      addresses: [`${settings.address}:${PORT}`],
       location: settings.location,
       poolDirectory: '/etc/vmferry',
       faultPoints: '/var/lib/vmferry-faults',
     };
     await copyFile(settings.poolKey, join(etc, 'vmferry/pool.pub'));
-    await writeDurable(join(etc, 'vmferry/host.json'), `${JSON.stringify(configuration, null, 2)}\n`);
+    const write = (name: string, content: unknown): Promise<void> =>
+      writeDurable(join(etc, 'vmferry', name), `${JSON.stringify(content, null, 2)}\n`);
+    await write('host.json', configuration);
+    await write('second-worker.json', { ...configuration, listen: `0.0.0.0:${SECOND_PORT}` });
   }
 
   /** Starts the namespaces and the process that holds them; no daemon yet. No-op while the host is on. */
@@ -154,17 +164,24 @@ export class Host {
 
   /** Starts the host worker and waits until it polls. No-op while it runs. */
   async startWorker(): Promise<void> {
-    const program = join(REPOSITORY, 'workers/host.ts');
-    // As in infra/systemd/vmferry-host.service.
-    const command = [
-      'env',
-      'MALLOC_ARENA_MAX=2',
-      process.execPath,
-      program,
-      '--config',
-      '/etc/vmferry/host.json',
-    ] as const;
-    await this.#start('worker', command, /^ready\b/m);
+    await this.#startWorker('worker', '/etc/vmferry/host.json');
+  }
+
+  /**
+   * Starts one more worker for the same queue and state directory: what a supervisor does that takes a frozen worker for
+   * dead. From now on peers reach its package server, because the other's would not answer them.
+   */
+  async startSecondWorker(): Promise<void> {
+    await this.#startWorker('second-worker', '/etc/vmferry/second-worker.json');
+    await this.#redirect(`chain prerouting {
+      type nat hook prerouting priority dstnat; tcp dport ${PORT} redirect to :${SECOND_PORT};
+    }`);
+  }
+
+  /** Ends it, if it runs; peers reach the worker again. */
+  async endSecondWorker(name?: NodeJS.Signals): Promise<void> {
+    await this.endDaemon('second-worker', name);
+    if (this.init) await this.#redirect('');
   }
 
   /** Fingerprint of the host's key, read on the host itself. */
@@ -178,10 +195,28 @@ export class Host {
     return find(this.#testbed, `${this.name}/${what}`);
   }
 
-  /** The QEMU processes of this host. */
-  qemus(): Process[] {
+  /** A daemon and what it has started itself, libvirtd's guests excepted. */
+  family(what: HostDaemon): Process[] {
+    return family(this.#testbed, `${this.name}/${what}`);
+  }
+
+  /** Ends a daemon. What it has started learns of that in its own way, even if it was frozen. No-op while it does not run. */
+  async endDaemon(what: HostDaemon, name?: NodeJS.Signals): Promise<void> {
+    const daemon = this.daemon(what);
+    if (daemon) await end([daemon], name);
+    await thaw(() => this.family(what));
+  }
+
+  /** Every process of this host; none while it is off. */
+  processes(): Process[] {
     const init = this.init;
-    return init ? namespaceOf(init).filter((process) => process.program.startsWith('qemu-system-')) : [];
+    return init ? namespaceOf(init) : [];
+  }
+
+  /** The QEMU processes of this host, or the one of an instance (UUID, its beginning, or name). */
+  qemus(instance?: string): Process[] {
+    const qemus = this.processes().filter((process) => process.program.startsWith('qemu-system-'));
+    return instance === undefined ? qemus : qemus.filter((qemu) => runs(qemu, instance));
   }
 
   /** A power loss: every process of the host ends at once. */
@@ -189,6 +224,19 @@ export class Host {
     const init = this.init;
     // The kernel ends all others of the PID namespace before PID 1 is gone.
     if (init) await end([init]);
+  }
+
+  async #startWorker(what: 'worker' | 'second-worker', config: string): Promise<void> {
+    const program = join(REPOSITORY, 'workers/host.ts');
+    // As in infra/systemd/vmferry-host.service.
+    const command = ['env', 'MALLOC_ARENA_MAX=2', process.execPath, program, '--config', config] as const;
+    await this.#start(what, command, /^ready\b/m);
+  }
+
+  /** Sets what the host does to connections from its peers before they reach a process. */
+  async #redirect(chains: string): Promise<void> {
+    const rules = `add table ip testbed\ndelete table ip testbed\ntable ip testbed {\n${chains}\n}\n`;
+    await this.exec(['nft', '-f', '-'], { input: rules });
   }
 
   #start(what: HostDaemon, command: Argv, ready: Daemon['ready']): Promise<Process> {
@@ -202,6 +250,13 @@ export class Host {
       ready,
     });
   }
+}
+
+/** Does this QEMU run the instance? libvirt tells it UUID and name. */
+function runs(qemu: Process, instance: string): boolean {
+  const args = commandLine(qemu);
+  const after = (option: string): string => args[args.indexOf(option) + 1] ?? '';
+  return after('-uuid').startsWith(instance) || after('-name').split(',').includes(`guest=${instance}`);
 }
 
 const NAMESPACES = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child', '--mount-proc'];

@@ -3,10 +3,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { constants } from 'node:os';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { FAILURES, VmferryError } from '../../workflows/failures.ts';
 import { HOST_NAMES } from './host.ts';
-import { Testbed } from './testbed.ts';
+import { Testbed, type CutOptions, type FlapOptions } from './testbed.ts';
 
 const program = new Command('testbed')
   .description('Simulated vmferry hosts on this machine, with Temporal, PostgreSQL and a guest to move')
@@ -57,25 +57,43 @@ program
 
 program
   .command('rate')
-  .description('limit a host’s link in both directions')
+  .description('limit a host’s link in both directions, or what goes between two hosts')
   .argument('<host>')
   .argument('<rate>', '100mbit, 500kbit, 1gbit or none')
-  .action(async (host: string, rate: string) => (await Testbed.open()).rate(host, rate));
+  .option('--to <host>', 'only what goes between it and this one')
+  .action(async (host: string, rate: string, options: { to?: string }) =>
+    (await Testbed.open()).rate(host, rate, options.to),
+  );
 
 program
   .command('cut')
-  .description('pull a host’s network cable')
+  .description('pull a host’s network cable; with options, lose its frames though the cable is in')
   .argument('<host>')
-  .action(async (host: string) => (await Testbed.open()).cut(host));
+  .addOption(
+    new Option('--way <way>', 'lose only what it sends, or what it would receive').choices(['send', 'receive']),
+  )
+  .option('--from <party>', 'cut it off from one other host, or from `temporal`')
+  .action(async (host: string, options: CutOptions) => (await Testbed.open()).cut(host, options));
 
 program
   .command('join')
-  .description('plug it in again')
+  .description('undo every cut of a host')
   .argument('<host>')
-  .action(async (host: string) => (await Testbed.open()).join(host));
+  .option('--from <party>', 'only those between it and this one')
+  .action(async (host: string, options: { from?: string }) => (await Testbed.open()).join(host, options.from));
+
+program
+  .command('flap')
+  .description('lose all frames of a host for a while, again and again; the link is joined at the end')
+  .argument('<host>')
+  .requiredOption('--cycles <n>', 'how often', Number)
+  .requiredOption('--down <ms>', 'milliseconds without a link', Number)
+  .requiredOption('--up <ms>', 'milliseconds with one', Number)
+  .action(async (host: string, options: FlapOptions) => (await Testbed.open()).flap(host, options));
 
 const WHERE = 'a host, or `control`';
-const WHAT = 'of a host: worker, libvirtd, qemu, host (all of it); of control: worker, temporal, postgres';
+const WHAT =
+  'of a host: worker, second-worker, libvirtd, qemu, qemu:INSTANCE, host (all of it); of control: worker, temporal, postgres';
 
 program
   .command('kill')
@@ -97,6 +115,20 @@ program
   .action(async (where: string, what: string) => (await Testbed.open()).start(where, what));
 
 program
+  .command('freeze')
+  .description('stop it where it is (SIGSTOP)')
+  .argument('<where>', WHERE)
+  .argument('<what>', WHAT)
+  .action(async (where: string, what: string) => (await Testbed.open()).freeze(where, what));
+
+program
+  .command('thaw')
+  .description('let it go on')
+  .argument('<where>', WHERE)
+  .argument('<what>', WHAT)
+  .action(async (where: string, what: string) => (await Testbed.open()).thaw(where, what));
+
+program
   .command('console')
   .description('show what an instance has printed on its serial console')
   .argument('<instance>', 'UUID, its beginning, or name')
@@ -111,8 +143,14 @@ program
     const testbed = await Testbed.open();
     const rows = testbed
       .status()
-      .map(({ where, what, pid, log }) => [where, what, pid === null ? '-' : String(pid), log ?? '']);
-    print(table([['WHERE', 'WHAT', 'PID', 'LOG'], ...rows]));
+      .map(({ where, what, pid, frozen, log }) => [
+        where,
+        what,
+        pid === null ? '-' : String(pid),
+        pid === null ? 'off' : frozen ? 'frozen' : 'runs',
+        log ?? '',
+      ]);
+    print(table([['WHERE', 'WHAT', 'PID', 'STATE', 'LOG'], ...rows]));
   });
 
 async function describe(testbed: Testbed): Promise<void> {

@@ -9,7 +9,7 @@
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { run } from '../../activities/exec/run.ts';
+import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { until, type Process } from './processes.ts';
 
@@ -27,8 +27,9 @@ export const network = {
   catalogPort: (index: number): number => 15432 + index,
 };
 
-const inside = (init: Process, ...command: string[]): Promise<unknown> =>
-  run('nsenter', ['-t', String(init.pid), '-n', '--', ...command]);
+/** Runs a command in the network namespace of a process. */
+export const inside = (where: Process, command: readonly string[], options?: RunOptions): Promise<RunResult> =>
+  run('nsenter', ['-t', String(where.pid), '-n', '--', ...command], options);
 
 async function portFree(port: number): Promise<boolean> {
   const server = createServer().listen(port, '127.0.0.1');
@@ -50,9 +51,9 @@ const interfaceExists = async (name: string): Promise<boolean> =>
  * an interface's name once, so two testbeds that start together cannot take the same.
  */
 export async function connectMachine(wan: Process, preferred: number | null): Promise<number> {
-  await inside(wan, 'ip', 'link', 'set', 'lo', 'up');
-  await inside(wan, 'ip', 'link', 'add', 'wan', 'type', 'bridge');
-  await inside(wan, 'ip', 'link', 'set', 'wan', 'up');
+  await inside(wan, ['ip', 'link', 'set', 'lo', 'up']);
+  await inside(wan, ['ip', 'link', 'add', 'wan', 'type', 'bridge']);
+  await inside(wan, ['ip', 'link', 'set', 'wan', 'up']);
   const all = Array.from({ length: MAX_INDEX }, (_, index) => index);
   for (const index of preferred === null ? all : [preferred, ...all]) {
     if (await tryIndex(wan, index)) return index;
@@ -74,8 +75,8 @@ async function tryIndex(wan: Process, index: number): Promise<boolean> {
     if (await interfaceExists(name)) return false; // another testbed was quicker
     throw new VmferryError('CommandFailed', `The interface ${name} could not be made: ${made.stderr}`);
   }
-  await inside(wan, 'ip', 'link', 'set', 'machine', 'master', 'wan', 'up');
-  await inside(wan, 'ip', 'address', 'add', `${network.wan(index)}/24`, 'dev', 'wan');
+  await inside(wan, ['ip', 'link', 'set', 'machine', 'master', 'wan', 'up']);
+  await inside(wan, ['ip', 'address', 'add', `${network.wan(index)}/24`, 'dev', 'wan']);
   await run('ip', ['address', 'add', `${network.machine(index)}/24`, 'dev', name]);
   await run('ip', ['link', 'set', name, 'up']);
   return true;
@@ -89,7 +90,7 @@ export async function machineConnected(index: number): Promise<boolean> {
 
 /** Has `connectHost` done all of its work? */
 export async function hostConnected(init: Process): Promise<boolean> {
-  const { stdout } = await run('nsenter', ['-t', String(init.pid), '-n', 'ip', 'route', 'show', 'default']);
+  const { stdout } = await inside(init, ['ip', 'route', 'show', 'default']);
   return stdout !== '';
 }
 
@@ -114,66 +115,23 @@ export async function connectHost(
   gateway: string,
 ): Promise<void> {
   // After a power loss the old port goes with the old namespace, which the kernel frees when it likes.
-  await run('nsenter', ['-t', String(wan.pid), '-n', 'ip', 'link', 'delete', host], { okExitCodes: [0, 1] });
+  await inside(wan, ['ip', 'link', 'delete', host], { okExitCodes: [0, 1] });
   // Like a real one, the host's card keeps its MAC over a boot; the neighbours remember it.
   const [, , ...bytes] = address.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0'));
   const card = ['wan0', 'address', ['02', '76', '66', '00', ...bytes].join(':'), 'netns', String(init.pid)];
-  await inside(wan, 'ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', ...card);
-  await inside(wan, 'ip', 'link', 'set', host, 'master', 'wan', 'up');
-  await inside(init, 'ip', 'address', 'add', `${address}/24`, 'dev', 'wan0');
-  await inside(init, 'ip', 'link', 'set', 'wan0', 'up');
+  await inside(wan, ['ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', ...card]);
+  await inside(wan, ['ip', 'link', 'set', host, 'master', 'wan', 'up']);
+  await inside(init, ['ip', 'address', 'add', `${address}/24`, 'dev', 'wan0']);
+  await inside(init, ['ip', 'link', 'set', 'wan0', 'up']);
   await plugLink(wan, host, init, false);
-  await inside(init, 'ip', 'route', 'add', 'default', 'via', gateway);
-}
-
-const UNITS: Record<string, number> = { kbit: 1e3, mbit: 1e6, gbit: 1e9 };
-
-/** Bits per second of `100mbit` and the like; null for `none`. Throws InvalidInput. */
-export function bitsPerSecond(rate: string): number | null {
-  if (rate === 'none') return null;
-  const match = /^(\d+)(kbit|mbit|gbit)$/.exec(rate);
-  const value = Number(match?.[1]) * (UNITS[match?.[2] ?? ''] ?? NaN);
-  if (!(value > 0)) throw new VmferryError('InvalidInput', `${rate} is no rate; write 100mbit, 500kbit, 1gbit or none`);
-  return value;
-}
-
-/** Limits a host's link in both directions. */
-export async function shapeLink(wan: Process, host: string, init: Process, rate: string): Promise<void> {
-  const bits = bitsPerSecond(rate);
-  // 20 ms worth of tokens: less than a timer tick's worth would throttle below the rate.
-  const burst = bits === null ? 0 : Math.max(16_384, Math.ceil(bits / 8 / 50));
-  for (const [where, device] of [
-    [wan, host],
-    [init, 'wan0'],
-  ] as const) {
-    await (bits === null
-      ? run('nsenter', ['-t', String(where.pid), '-n', 'tc', 'qdisc', 'delete', 'dev', device, 'root'], {
-          okExitCodes: [0, 2],
-        })
-      : inside(
-          where,
-          'tc',
-          'qdisc',
-          'replace',
-          'dev',
-          device,
-          'root',
-          'tbf',
-          'rate',
-          rate,
-          'burst',
-          String(burst),
-          'latency',
-          '50ms',
-        ));
-  }
+  await inside(init, ['ip', 'route', 'add', 'default', 'via', gateway]);
 }
 
 /** Pulls the host's cable, or plugs it in again. Resolves when both ends have noticed, which may take them a second. */
 export async function plugLink(wan: Process, host: string, init: Process, cut: boolean): Promise<void> {
-  await inside(wan, 'ip', 'link', 'set', host, cut ? 'down' : 'up');
+  await inside(wan, ['ip', 'link', 'set', host, cut ? 'down' : 'up']);
   const shows = async (where: Process, device: string, what: string): Promise<boolean> => {
-    const { stdout } = await run('nsenter', ['-t', String(where.pid), '-n', 'ip', '-details', 'link', 'show', device]);
+    const { stdout } = await inside(where, ['ip', '-details', 'link', 'show', device]);
     return stdout.includes(what);
   };
   await until(

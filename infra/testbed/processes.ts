@@ -153,12 +153,16 @@ function read(path: string): string | null {
   }
 }
 
+/** State and what follows it of a process or a thread; empty once it has ended. */
+function statOf(path: string): string[] {
+  const stat = read(`${path}/stat`) ?? '';
+  // The program's name stands in parentheses and may hold anything.
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+}
+
 function startTimeOf(pid: number): number | null {
-  const stat = read(`/proc/${pid}/stat`);
-  if (stat === null) return null;
-  // The program's name stands in parentheses and may hold anything; the 20th field after it is the start time.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return fields[0] === 'Z' ? null : Number(fields[19]);
+  const [state, ...fields] = statOf(`/proc/${pid}`);
+  return state === '' || state === 'Z' ? null : Number(fields[18]);
 }
 
 function programOf(pid: number): string {
@@ -168,6 +172,9 @@ function programOf(pid: number): string {
     return '';
   }
 }
+
+/** Program and arguments; empty once it has ended. */
+export const commandLine = ({ pid }: Process): string[] => (read(`/proc/${pid}/cmdline`) ?? '').split('\0');
 
 const processIds = (): number[] =>
   readdirSync('/proc')
@@ -193,6 +200,10 @@ export function markedProcesses(directory: string): Process[] {
 export function find(directory: string, part: string): Process | null {
   return markedProcesses(directory).find((process) => process.leader && process.part === part) ?? null;
 }
+
+/** A daemon that the testbed started as `part`, and what it has started itself. */
+export const family = (directory: string, part: string): Process[] =>
+  markedProcesses(directory).filter((process) => process.part === part);
 
 /** Processes in the same PID namespace as this one, itself included. */
 export function namespaceOf(init: Process): Process[] {
@@ -226,6 +237,43 @@ export function signal(target: Process, name: NodeJS.Signals): void {
   }
 }
 
+/** Do all threads of a process stand still? */
+export function frozen({ pid }: Process): boolean {
+  let threads: string[];
+  try {
+    threads = readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return false; // it has ended
+  }
+  // One that waits for a disk stops only when it has its answer.
+  return threads.every((thread) => /^[TZ]?$/.test(statOf(`/proc/${pid}/task/${thread}`)[0] ?? ''));
+}
+
+/** Stops processes where they are, and those that they start meanwhile. Resolves when all of them stand still. */
+export async function freeze(processes: () => Process[]): Promise<void> {
+  await until(
+    () => {
+      const moving = processes().filter((process) => !frozen(process));
+      for (const process of moving) signal(process, 'SIGSTOP');
+      return moving.length === 0;
+    },
+    30_000,
+    () => `${names(processes().filter((process) => !frozen(process)))} did not stop`,
+  );
+}
+
+/** Lets frozen processes go on. No-op for others. */
+export async function thaw(processes: () => Process[]): Promise<void> {
+  for (const process of processes()) signal(process, 'SIGCONT');
+  await until(
+    () => !processes().some(frozen),
+    30_000,
+    () => `${names(processes().filter(frozen))} did not go on`,
+  );
+}
+
+const names = (processes: Process[]): string => processes.map(({ program, pid }) => `${program} (${pid})`).join(', ');
+
 /** Polls until `check` answers something other than null, undefined or false. Throws `message()` after `millis`. */
 export async function until<T>(
   check: () => T | null | undefined | false | Promise<T | null | undefined | false>,
@@ -241,17 +289,18 @@ export async function until<T>(
   }
 }
 
-/** Sends SIGKILL, or another signal, and waits until all of them are gone. Those that are frozen or thawed stay. */
+/**
+ * Sends SIGKILL, or another signal that ends them, and waits until all of them are gone. A frozen one is thawed, for it
+ * would notice no other signal.
+ */
 export async function end(targets: Process[], name: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-  for (const target of targets) signal(target, name);
-  if (name === 'SIGSTOP' || name === 'SIGCONT') return;
+  for (const target of targets) {
+    signal(target, name);
+    signal(target, 'SIGCONT');
+  }
   await until(
     () => targets.every((target) => !alive(target)),
     30_000,
-    () =>
-      `${targets
-        .filter(alive)
-        .map((target) => `${target.program} (${target.pid})`)
-        .join(', ')} did not end after ${name}`,
+    () => `${names(targets.filter(alive))} did not end after ${name}`,
   );
 }

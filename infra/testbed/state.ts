@@ -18,6 +18,10 @@ const State = z.strictObject({
   /** Hosts with libvirtd alone: no workers, no orchestration. */
   bare: z.boolean(),
   links: z.record(z.string(), Link),
+  /** Frames that get lost on their way; see links.ts. */
+  losses: z.array(z.strictObject({ from: z.string(), to: z.string() })).default([]),
+  /** Limits of what goes between two hosts. */
+  slowPairs: z.array(z.strictObject({ hosts: z.tuple([z.string(), z.string()]), rate: z.string() })).default([]),
   /** Passwords of the database roles. */
   passwords: z.strictObject({ owner: z.string(), reader: z.string() }),
 });

@@ -17,8 +17,8 @@ import { VmferryError } from '../../workflows/failures.ts';
 import { Control, type ControlDaemon } from './control.ts';
 import { ensureGuest, guestImage, type GuestImage } from './guest/guest.ts';
 import { GUEST_DIRECTORY, Host, HOST_NAMES, REPOSITORY, type HostDaemon } from './host.ts';
+import { ALL, bitsPerSecond, loseFrames, shapeLink, TEMPORAL, type Loss } from './links.ts';
 import {
-  bitsPerSecond,
   connectHost,
   connectMachine,
   disconnectMachine,
@@ -26,9 +26,19 @@ import {
   machineConnected,
   network,
   plugLink,
-  shapeLink,
 } from './network.ts';
-import { end, find, markedProcesses, orphanedHelpers, startDaemon, type Argv, type Process } from './processes.ts';
+import {
+  end,
+  find,
+  freeze,
+  frozen,
+  markedProcesses,
+  orphanedHelpers,
+  startDaemon,
+  thaw,
+  type Argv,
+  type Process,
+} from './processes.ts';
 import { installProfile, removeProfile, writeProfile, type ProfileSettings } from './profile.ts';
 import { claimDirectory, loadState, saveState, testbedDirectory, withTestbedLock, type State } from './state.ts';
 
@@ -49,6 +59,21 @@ export interface UpOptions {
 
 /** Daemons, QEMU processes, or the whole host. */
 export type HostPart = Exclude<HostDaemon, 'virtlogd'> | 'qemu' | 'host';
+
+export interface CutOptions {
+  /** Only what the host sends is lost, or only what it would receive. Without it, both. */
+  way?: 'send' | 'receive';
+  /** From one other party alone: a host, or `temporal`. Without it, from all. */
+  from?: string;
+}
+
+export interface FlapOptions {
+  /** How often the link goes away. */
+  cycles: number;
+  /** Milliseconds. */
+  down: number;
+  up: number;
+}
 
 /** What the guest says about itself; see guest/guest.c. */
 export interface GuestStatus {
@@ -81,6 +106,8 @@ export interface PartStatus {
   where: string;
   what: string;
   pid: number | null;
+  /** It stands still; see `freeze`. */
+  frozen: boolean;
   log: string | null;
 }
 
@@ -176,48 +203,108 @@ export class Testbed {
     return this.#host(host).enter(command);
   }
 
-  /** Limits a host's link in both directions, until told otherwise: `100mbit`, `none`. */
-  async rate(host: string, rate: string): Promise<void> {
-    const { name, init } = this.#host(host);
+  /** Limits a host's link in both directions, or what goes between it and `other`, until told otherwise: `100mbit`, `none`. */
+  async rate(host: string, rate: string, other?: string): Promise<void> {
+    const { name } = this.#host(host);
     bitsPerSecond(rate);
-    await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), rate } } });
-    if (init) await shapeLink(this.#wan(), name, init, rate);
-  }
-
-  /** Pulls the host's cable. */
-  async cut(host: string): Promise<void> {
-    return this.#plug(host, true);
-  }
-
-  /** Plugs it in again. */
-  async join(host: string): Promise<void> {
-    return this.#plug(host, false);
-  }
-
-  /** Kills a daemon (`control`: worker, temporal, postgres), all QEMUs of a host, or the host as a power loss does. */
-  async kill(where: string, what: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-    if (where === 'control') {
-      const daemon = this.#control.daemon(controlPart(what));
-      return end(daemon ? [daemon] : [], signal);
+    if (other === undefined) {
+      await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), rate } } });
+      return this.#shape(name);
     }
+    const hosts: [string, string] = [name, this.#host(other).name];
+    const others = this.#state.slowPairs.filter((pair) => !hosts.every((end) => pair.hosts.includes(end)));
+    await this.#save({ slowPairs: rate === 'none' ? others : [...others, { hosts, rate }] });
+    for (const end of hosts) await this.#shape(end);
+  }
+
+  /**
+   * Pulls the host's cable; both ends notice. With options, frames get lost on their way though the cable is in: one way,
+   * or between the host and one other party. Cuts add up.
+   */
+  async cut(host: string, options: CutOptions = {}): Promise<void> {
+    const { name } = this.#host(host);
+    const { way, from } = options;
+    if (way === undefined && from === undefined) return this.#plug(name, true);
+    const other = from === undefined ? ALL : from === TEMPORAL ? TEMPORAL : this.#host(from).name;
+    const cuts: Loss[] = [
+      ...(way === 'receive' ? [] : [{ from: name, to: other }]),
+      ...(way === 'send' ? [] : [{ from: other, to: name }]),
+    ];
+    await this.#lose([...this.#state.losses.filter((loss) => !cuts.some((cut) => same(cut, loss))), ...cuts]);
+  }
+
+  /** Undoes every cut of this host, or those between it and one other party (a host, or `temporal`). */
+  async join(host: string, from?: string): Promise<void> {
+    const { name } = this.#host(host);
+    const ended = (loss: Loss): boolean =>
+      [loss.from, loss.to].includes(name) && (from === undefined || [loss.from, loss.to].includes(from));
+    await this.#lose(this.#state.losses.filter((loss) => !ended(loss)));
+    if (from === undefined) await this.#plug(name, false);
+  }
+
+  /** Loses all frames of a host for `down` ms, lets them through for `up` ms, `cycles` times; the link is joined then. */
+  async flap(host: string, { cycles, down, up }: FlapOptions): Promise<void> {
+    const { name } = this.#host(host);
+    const { losses } = this.#state;
+    const none: Loss[] = [
+      { from: name, to: ALL },
+      { from: ALL, to: name },
+    ];
+    try {
+      for (let cycle = 0; cycle < cycles; cycle++) {
+        await loseFrames(this.#wan(), [...losses, ...none]);
+        await sleep(down);
+        await loseFrames(this.#wan(), losses);
+        await sleep(up);
+      }
+    } finally {
+      await this.join(name);
+    }
+  }
+
+  /**
+   * Kills a daemon (`control`: worker, temporal, postgres), QEMUs (`qemu`: all of a host, `qemu:INSTANCE`: one), or the
+   * host as a power loss does. Throws InstanceNotFound if no QEMU runs the instance there.
+   */
+  async kill(where: string, what: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    if (signal === 'SIGSTOP' || signal === 'SIGCONT') {
+      throw new VmferryError('InvalidInput', `${signal} ends nothing; use freeze and thaw`);
+    }
+    if (where === 'control') return this.#control.end(controlPart(what), signal);
     const host = this.#host(where);
-    const part = hostPart(what);
+    const { part, instance } = hostPart(what);
     if (part === 'host') return host.powerOff();
-    if (part === 'qemu') return end(host.qemus(), signal);
-    const daemon = host.daemon(part);
-    await end(daemon ? [daemon] : [], signal);
+    if (part === 'qemu') return end(present(host.qemus(instance), where, instance), signal);
+    if (part === 'second-worker') return host.endSecondWorker(signal);
+    await host.endDaemon(part, signal);
   }
 
   /** Starts what was killed and waits until it serves. A host boots with its libvirtd and worker. */
   async start(where: string, what: string): Promise<void> {
     if (where === 'control') return this.#control.start(controlPart(what));
     const host = this.#host(where);
-    const part = hostPart(what);
+    const { part } = hostPart(what);
     if (part === 'qemu') throw new VmferryError('InvalidInput', 'Guests are started with virsh or vmferry');
     if (part === 'libvirtd') return host.startLibvirt();
     if (part === 'worker') return host.startWorker();
+    if (part === 'second-worker') return host.startSecondWorker();
     await this.#boot(host);
     if (!this.bare) await host.startWorker();
+  }
+
+  /**
+   * Stops something where it is (SIGSTOP): a daemon with its children, QEMUs, or with `host` all that runs on a host. It
+   * keeps its locks, ports and connections, and knows nothing of the time that passes. Killing works on frozen things.
+   */
+  async freeze(where: string, what: string): Promise<void> {
+    const { instance } = where === 'control' ? {} : hostPart(what);
+    if (instance !== undefined) present(this.#processes(where, what), where, instance);
+    await freeze(() => this.#processes(where, what));
+  }
+
+  /** Lets it go on. No-op for what is not frozen, or not there. */
+  async thaw(where: string, what: string): Promise<void> {
+    await thaw(() => this.#processes(where, what));
   }
 
   /** Everything that belongs to the testbed, and its pid on the machine; null for what does not run. */
@@ -226,6 +313,7 @@ export class Testbed {
       where,
       what,
       pid: process?.pid ?? null,
+      frozen: process !== null && frozen(process),
       log,
     });
     const control = this.bare ? [] : (['temporal', 'postgres', 'worker'] as const);
@@ -237,6 +325,10 @@ export class Testbed {
         return [
           part(name, 'host', host.init, host.log('host')),
           ...daemons.map((what) => part(name, what, host.daemon(what), host.log(what))),
+          ...host
+            .family('second-worker')
+            .filter(({ leader }) => leader)
+            .map((second) => part(name, 'second-worker', second, host.log('second-worker'))),
           ...host.qemus().map((qemu) => part(name, 'qemu', qemu, null)),
         ];
       }),
@@ -363,7 +455,7 @@ export class Testbed {
 
   async #boot(host: Host, guest?: string): Promise<void> {
     const index = this.#index;
-    const position = HOST_NAMES.findIndex((name) => name === host.name);
+    const position = positionOf(host.name);
     const address = network.host(index, position);
     if (!host.init) {
       await host.install({
@@ -376,9 +468,9 @@ export class Testbed {
     }
     const init = await host.boot(guest ?? (await ensureGuest()).directory);
     if (!(await hostConnected(init))) {
-      const { rate, cut } = this.#link(host.name);
+      const { cut } = this.#link(host.name);
       await connectHost(this.#wan(), host.name, init, address, network.machine(index));
-      if (rate !== 'none') await shapeLink(this.#wan(), host.name, init, rate);
+      await this.#shape(host.name);
       if (cut) await plugLink(this.#wan(), host.name, init, true);
     }
     await host.startLibvirt();
@@ -413,6 +505,35 @@ export class Testbed {
     const host = this.#host(name);
     await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), cut } } });
     if (host.init) await plugLink(this.#wan(), name, host.init, cut);
+  }
+
+  /** Sets the rates of a host's link; it has none while the host is off. */
+  async #shape(name: string): Promise<void> {
+    const { init } = this.#host(name);
+    if (!init) return;
+    const from = this.#state.slowPairs
+      .filter(({ hosts }) => hosts.includes(name))
+      .map(({ hosts, rate }) => ({ address: this.#address(hosts.find((end) => end !== name) ?? name), rate }));
+    await shapeLink(this.#wan(), name, init, { rate: this.#link(name).rate, from });
+  }
+
+  async #lose(losses: Loss[]): Promise<void> {
+    await this.#save({ losses });
+    await loseFrames(this.#wan(), losses);
+  }
+
+  #address(host: string): string {
+    return network.host(this.#index, positionOf(host));
+  }
+
+  /** The processes that are a part of the testbed, as they are now. */
+  #processes(where: string, what: string): Process[] {
+    if (where === 'control') return this.#control.family(controlPart(what));
+    const host = this.#host(where);
+    const { part, instance } = hostPart(what);
+    if (part === 'host') return host.processes();
+    if (part === 'qemu') return host.qemus(instance);
+    return host.family(part);
   }
 
   #link(name: string): { rate: string; cut: boolean } {
@@ -472,15 +593,28 @@ const LOCATIONS = ['north', 'south', 'east', 'west'];
 function emptyState(bare: boolean): State {
   const password = (): string => randomBytes(18).toString('hex');
   const passwords = { owner: password(), reader: password() };
-  return { version: 1, index: null, hosts: [], bare, links: {}, passwords };
+  return { version: 1, index: null, hosts: [], bare, links: {}, losses: [], slowPairs: [], passwords };
 }
 
-function hostPart(what: string): HostPart {
-  if (what === 'worker' || what === 'libvirtd' || what === 'qemu' || what === 'host') return what;
-  throw new VmferryError('InvalidInput', `A host has worker, libvirtd, qemu and host, no ${what}`);
+const positionOf = (host: string): number => HOST_NAMES.findIndex((name) => name === host);
+
+const same = (one: Loss, other: Loss): boolean => one.from === other.from && one.to === other.to;
+
+function hostPart(what: string): { part: HostPart; instance?: string } {
+  if (what.startsWith('qemu:')) return { part: 'qemu', instance: what.slice('qemu:'.length) };
+  const parts: HostPart[] = ['worker', 'second-worker', 'libvirtd', 'qemu', 'host'];
+  const part = parts.find((name) => name === what);
+  if (!part) throw new VmferryError('InvalidInput', `A host has ${parts.join(', ')}, no ${what}`);
+  return { part };
 }
 
 function controlPart(what: string): ControlDaemon {
   if (what === 'worker' || what === 'temporal' || what === 'postgres') return what;
   throw new VmferryError('InvalidInput', `control has worker, temporal and postgres, no ${what}`);
+}
+
+/** The QEMUs themselves. Throws InstanceNotFound if it is one that was asked for and is not there. */
+function present(qemus: Process[], where: string, instance: string | undefined): Process[] {
+  if (instance === undefined || qemus.length > 0) return qemus;
+  throw new VmferryError('InstanceNotFound', `No QEMU runs the instance ${instance} on ${where}`);
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
@@ -9,6 +9,8 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Testbed } from '../../infra/testbed/testbed.ts';
+import { connects, connectsAgain, measure } from '../support/link-probes.ts';
+import { inhabitants, interfaceOf, traces } from '../support/traces.ts';
 
 const MAIN = join(import.meta.dirname, '../../infra/testbed/main.ts');
 
@@ -90,103 +92,6 @@ async function guestAnswers(testbed: Testbed, host: string): ReturnType<Testbed[
     }
   }
 }
-
-/** Megabits a second that `bytes` take from one host to another. */
-async function measure(testbed: Testbed, from: string, to: string, bytes: number): Promise<number> {
-  const receiver = `
-    require('node:net').createServer((socket) => {
-      let bytes = 0; let begin;
-      socket.on('data', (data) => { begin ??= process.hrtime.bigint(); bytes += data.length; });
-      socket.on('end', () => {
-        process.stdout.write(String((bytes * 8e3) / Number(process.hrtime.bigint() - begin)));
-        process.exit();
-      });
-    }).listen(9000);`;
-  const sender = `
-    const socket = require('node:net').connect(9000, process.argv[1], () => socket.end(Buffer.alloc(Number(process.argv[2]))));
-    socket.on('error', () => process.exit(1));`;
-  const receiving = testbed.exec(to, ['timeout', '60', process.execPath, '-e', receiver]);
-  for (let tries = 0; ; tries++) {
-    const { exitCode } = await testbed.exec(
-      from,
-      ['timeout', '50', process.execPath, '-e', sender, to, String(bytes)],
-      { okExitCodes: [0, 1] },
-    );
-    if (exitCode === 0) break;
-    assert.ok(tries < 50, `${to} does not listen`);
-  }
-  return Number((await receiving).stdout);
-}
-
-const connects = async (testbed: Testbed, from: string, to: string): Promise<boolean> => {
-  const probe = ['timeout', '2', 'bash', '-c', 'exec 3<>"/dev/tcp/$0/9"', to] as const;
-  const { exitCode, stderr } = await testbed.exec(from, probe, { okExitCodes: [0, 1, 124] });
-  // Nobody listens there; that the host says so shows that it is reached.
-  return exitCode === 0 || stderr.includes('Connection refused');
-};
-
-/** A neighbour that was sought in vain while the cable was out is sought again after a few seconds. */
-async function connectsAgain(testbed: Testbed, from: string, to: string): Promise<void> {
-  for (const deadline = Date.now() + 15_000; !(await connects(testbed, from, to));) {
-    assert.ok(Date.now() < deadline, `${from} does not reach ${to}`);
-  }
-}
-
-const NAMESPACES = ['net', 'mnt', 'uts', 'pid', 'ipc'];
-
-/** Namespaces of a process, of every kind. Their numbers are used again once they are gone. */
-function namespaces(pid: number | string): string[] {
-  return NAMESPACES.flatMap((kind) => {
-    try {
-      return [readlinkSync(`/proc/${pid}/ns/${kind}`)];
-    } catch {
-      return []; // it has just ended
-    }
-  });
-}
-
-const text = (path: string): string => {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return '';
-  }
-};
-const processIds = (): number[] =>
-  readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number);
-const startTime = (pid: number): string | undefined => text(`/proc/${pid}/stat`).split(') ').at(-1)?.split(' ')[19];
-
-/** Every process in a namespace of the testbed's, with its start time. */
-function inhabitants(testbed: Testbed): Map<number, string | undefined> {
-  const machine = new Set(namespaces('self'));
-  const its = testbed.status().flatMap(({ pid }) => namespaces(pid ?? 'none').filter((name) => !machine.has(name)));
-  const inside = processIds().filter((pid) => namespaces(pid).some((name) => its.includes(name)));
-  return new Map(inside.map((pid) => [pid, startTime(pid)]));
-}
-
-/** Everything of this testbed that is still to be seen on the machine. */
-async function traces(
-  directory: string,
-  links: string[] = [],
-  processes = new Map<number, string | undefined>(),
-): Promise<string[]> {
-  const { stdout } = await promisify(execFile)('ip', ['-o', 'link']);
-  return [
-    ...links.filter((name) => stdout.includes(` ${name}@`)).map((name) => `interface ${name}`),
-    ...[...processes]
-      .filter(([pid, start]) => start !== undefined && startTime(pid) === start)
-      .map(([pid]) => `process ${pid}: ${text(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`),
-    ...processIds()
-      .filter((pid) => text(`/proc/${pid}/environ`).includes(`${directory}//`))
-      .map((pid) => `process ${pid} with its mark`),
-    ...(text('/proc/self/mounts').includes(directory) ? ['a mount'] : []),
-    ...(existsSync(directory) ? [directory] : []),
-  ];
-}
-
-const interfaceOf = (testbed: Testbed): string => `vmferry${testbed.temporalAddress.split('.')[2]}`;
 
 describe('a testbed of two bare hosts', { skip }, () => {
   let testbed: Testbed;
