@@ -56,8 +56,8 @@ export async function connectsAgain(testbed: Testbed, from: string, to: string):
 export async function hears(testbed: Testbed, from: string, to: string): Promise<boolean> {
   const receiver = `
     require('node:dgram').createSocket('udp4').on('message', () => process.exit()).bind(9001, () => console.log('listens'));`;
-  const sender = 'for i in {1..8}; do echo hello >"/dev/udp/$0/9001"; sleep 0.2; done';
-  const receiving = on(testbed, to, ['timeout', '3', process.execPath, '-e', receiver]);
+  const sender = 'for i in {1..15}; do echo hello >"/dev/udp/$0/9001"; sleep 0.2; done';
+  const receiving = on(testbed, to, ['timeout', '4', process.execPath, '-e', receiver]);
   await on(testbed, from, ['bash', '-c', sender, await addressOf(testbed, to)]);
   return (await receiving).exitCode === 0;
 }
