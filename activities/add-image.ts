@@ -2,7 +2,6 @@
  * Takes a disk image, with kernel and ramdisk if given, into this host's store. Its id is the SHA-256 of its content, so
  * adding it twice changes nothing. The folder gets its final name when all is in it and synced.
  */
-import { randomUUID } from 'node:crypto';
 import { rename, rm, stat } from 'node:fs/promises';
 import { basename, isAbsolute, join } from 'node:path';
 import type { BootFiles, HostActivities, Image } from '../workflows/contract.ts';
@@ -11,8 +10,8 @@ import { copyFile, sha256File } from './disk/copy.ts';
 import { inspectImage } from './disk/qcow2.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
-import { IMAGE_JSON, readImage } from './images.ts';
-import { makeDirectory, syncDirectory, writeDurable } from './records/durable.ts';
+import { aboutImage, IMAGE_JSON, readImage } from './images.ts';
+import { makeDirectory, syncDirectory, temporaryName, writeRecord } from './records/durable.ts';
 
 export function createAddImage(host: HostContext): HostActivities['addImage'] {
   return ({ path, kernelPath, initrdPath, cmdline, name }) =>
@@ -24,7 +23,7 @@ export function createAddImage(host: HostContext): HostActivities['addImage'] {
       const known = await readImage(host.layout, id);
       if (known) return known;
 
-      const folder = join(host.layout.images, `.adding-${randomUUID()}`);
+      const folder = join(host.layout.images, temporaryName('adding'));
       await makeDirectory(folder);
       try {
         await copyFile({ from: path, to: join(folder, 'disk.img'), work });
@@ -39,7 +38,7 @@ export function createAddImage(host: HostContext): HostActivities['addImage'] {
         }
         const bytes = (await stat(path)).size;
         const image: Image = { id, name: name ?? basename(path), format, bytes, virtualBytes, boot };
-        await writeDurable(join(folder, IMAGE_JSON), JSON.stringify(image, null, 2));
+        await writeRecord(join(folder, IMAGE_JSON), aboutImage(image, `added on ${host.name} from ${path}`), image);
         await syncDirectory(folder);
         await rename(folder, host.layout.image(id));
         await syncDirectory(host.layout.images);

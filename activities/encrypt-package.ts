@@ -19,7 +19,7 @@ import { addressPackage } from './package/envelope.ts';
 import { CONFIG_STREAM, diskStream, envelopeName, SNAPSHOT_STREAM } from './package/format.ts';
 import { sealPackage } from './package/seal.ts';
 import { packageFacts, verifyPackage } from './package/verify.ts';
-import { createOnce, exists, makeDirectory, readJson } from './records/durable.ts';
+import { createRecord, exists, makeDirectory, readJson } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 
@@ -87,7 +87,8 @@ const SessionKeyFile = z.strictObject({ packageId: z.string(), key: z.base64().l
 async function ensureSessionKey(folder: string, packageId: string): Promise<Uint8Array> {
   const path = join(folder, 'session.key');
   const made = { packageId, key: Buffer.from(newSessionKey()).toString('base64') };
-  if (!(await exists(path))) await createOnce(path, JSON.stringify(made), { mode: 0o600 });
+  const about = `${new Date().toISOString()}: SECRET, the session key of package ${packageId}; it goes with this folder`;
+  if (!(await exists(path))) await createRecord(path, about, made, { mode: 0o600 });
   const kept = await readJson(path, SessionKeyFile);
   if (kept?.packageId !== packageId)
     throw new VmferryError('Internal', `${path} is not the session key of package ${packageId}`);

@@ -27,6 +27,10 @@ export const ImageFile = z.strictObject({
 
 export const IMAGE_JSON = 'image.json';
 
+/** @param how it came here */
+export const aboutImage = ({ name }: Image, how: string): string =>
+  `${new Date().toISOString()}: image ${name}, ${how}`;
+
 /** Null if this host does not hold the image whole: `image.json` is the last file to appear. */
 export async function readImage(layout: Layout, id: ImageId): Promise<Image | null> {
   return readJson(join(layout.image(id), IMAGE_JSON), ImageFile);

@@ -4,14 +4,14 @@
  */
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, Image } from '../workflows/contract.ts';
+import type { HostActivities, HostId, Image } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { sha256File } from './disk/copy.ts';
 import { inspectImage } from './disk/qcow2.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
-import { IMAGE_JSON, ImageFile, readImage } from './images.ts';
-import { makeDirectory, syncDirectory, syncFile, writeDurable } from './records/durable.ts';
+import { aboutImage, IMAGE_JSON, ImageFile, readImage } from './images.ts';
+import { makeDirectory, syncDirectory, syncFile, writeRecord } from './records/durable.ts';
 import { path } from './transfer/endpoint.ts';
 import { PeerClient } from './transfer/package-client.ts';
 
@@ -27,7 +27,7 @@ export function createPullImage(host: HostContext): HostActivities['pullImage'] 
         if (peer.name === host.name) continue;
         const client = new PeerClient(peer, host.keys, self);
         try {
-          return { bytes: await pull(host, known, client, work) };
+          return { bytes: await pull(host, known, peer.name, client, work) };
         } catch (error) {
           work.signal.throwIfAborted();
           failure = error;
@@ -39,7 +39,7 @@ export function createPullImage(host: HostContext): HostActivities['pullImage'] 
     });
 }
 
-async function pull(host: HostContext, image: Image, client: PeerClient, work: Work): Promise<number> {
+async function pull(host: HostContext, image: Image, peer: HostId, client: PeerClient, work: Work): Promise<number> {
   const folder = `${host.layout.image(image.id)}.incoming`;
   await makeDirectory(folder);
   const files = [
@@ -71,7 +71,7 @@ async function pull(host: HostContext, image: Image, client: PeerClient, work: W
       `image ${image.name} is not the ${image.format} of ${image.virtualBytes} bytes that was announced`,
     );
   }
-  await writeDurable(join(folder, IMAGE_JSON), JSON.stringify(image, null, 2));
+  await writeRecord(join(folder, IMAGE_JSON), aboutImage(image, `fetched to ${host.name} from ${peer}`), image);
   await syncDirectory(folder);
   await rename(folder, host.layout.image(image.id));
   await syncDirectory(host.layout.images);

@@ -18,7 +18,7 @@ import { imageOfOverlay } from './images.ts';
 import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { MEMBERS_FILE, Members } from './package/members.ts';
-import { readJson, syncFile, writeDurable } from './records/durable.ts';
+import { readJson, syncFile, writeRecord } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { readSaveRecord } from './save-record.ts';
@@ -67,10 +67,8 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
     }
     const { qemuVersion } = await host.hypervisor.facts();
     const requirements = { ...domain.requirements, qemuVersion };
-    await writeDurable(
-      join(folder, MEMBERS_FILE),
-      JSON.stringify({ disks, members, requirements } satisfies Members, null, 2),
-    );
+    const about = `${new Date().toISOString()}: all that move ${move.moveId} takes of instance ${move.instanceId} is in this folder, and checked`;
+    await writeRecord(join(folder, MEMBERS_FILE), about, { disks, members, requirements } satisfies Members);
   }
   let bytes = 0;
   for (const { to } of copies) bytes += (await stat(to)).size;

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { MoveRef } from '../workflows/contract.ts';
 import type { Layout } from './records/layout.ts';
-import { makeDirectory, readJson, writeDurable } from './records/durable.ts';
+import { makeDirectory, readJson, writeRecord } from './records/durable.ts';
 
 const Reservation = z.strictObject({ generation: z.int(), moveId: z.string() });
 
@@ -19,7 +19,12 @@ export async function overtaken(layout: Layout, move: MoveRef): Promise<boolean>
   return reserved !== null && reserved.generation > move.generation;
 }
 
-export async function writeReservation(layout: Layout, { instanceId, generation, moveId }: MoveRef): Promise<void> {
+export async function writeReservation(
+  layout: Layout,
+  name: string,
+  { instanceId, generation, moveId }: MoveRef,
+): Promise<void> {
   await makeDirectory(layout.instance(instanceId));
-  await writeDurable(path(layout, instanceId), JSON.stringify({ generation, moveId }));
+  const about = `${new Date().toISOString()}: room is made here for instance ${name}, which move ${moveId} brings`;
+  await writeRecord(path(layout, instanceId), about, { generation, moveId });
 }

@@ -17,7 +17,7 @@ import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { sameProcess } from './save-record.ts';
 import { readImage } from './images.ts';
-import { exists, makeDirectory, readJson, syncDirectory, writeDurable } from './records/durable.ts';
+import { exists, makeDirectory, readJson, syncDirectory, writeRecord } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 
 export interface StagedDisk {
@@ -68,7 +68,8 @@ export async function ensurePausedCopy(
     );
   }
   await passed('restored');
-  await writeDurable(marker, JSON.stringify({ process: domain.process, diskSha256 } satisfies Restored));
+  const about = `${new Date().toISOString()}: ${host.name} has restored generation ${generation} of instance ${instanceId}, paused, as QEMU ${domain.process.pid}`;
+  await writeRecord(marker, about, { process: domain.process, diskSha256 } satisfies Restored);
   return diskSha256;
 }
 

@@ -16,7 +16,7 @@ import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { exists, writeDurable } from './records/durable.ts';
+import { exists, writeRecord } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { openIntoStage } from './open-package.ts';
@@ -60,7 +60,9 @@ export async function runCopy(
     await ensurePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
-    await writeDurable(resumedPath(host, instanceId, generation), JSON.stringify({ time: new Date().toISOString() }));
+    const time = new Date().toISOString();
+    const about = `${time}: ${host.name} lets generation ${generation} of instance ${instanceId} run; from here on its disk is its own`;
+    await writeRecord(resumedPath(host, instanceId, generation), about, { time });
     await passed('marked');
   }
   if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);

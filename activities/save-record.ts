@@ -10,7 +10,7 @@ import { z } from 'zod';
 import type { InstanceId } from '../workflows/contract.ts';
 import type { ProcessIdentity } from './hypervisor/hypervisor.ts';
 import type { Layout } from './records/layout.ts';
-import { readJson, writeDurable } from './records/durable.ts';
+import { readJson, writeRecord } from './records/durable.ts';
 
 const FileState = z.strictObject({
   target: z.string(),
@@ -43,7 +43,11 @@ export async function writeSaveRecord(
   owned: number,
   record: SaveRecord,
 ): Promise<void> {
-  await writeDurable(path(layout, id, owned), JSON.stringify(record, null, 2));
+  const how = record.saved
+    ? `its RAM is saved, ${record.saved.bytes} bytes`
+    : 'it is about to be stopped and its RAM saved';
+  const about = `${new Date().toISOString()}: move ${record.moveId} takes generation ${owned} of instance ${id} from here; ${how}`;
+  await writeRecord(path(layout, id, owned), about, record);
 }
 
 /** Changes whenever anybody writes to the file or puts another in its place. */

@@ -3,14 +3,11 @@
  * tests, and both pass `test/contracts/hypervisor.ts`.
  */
 import type { InstanceId, Requirements } from '../../workflows/contract.ts';
+import type { ProcessIdentity } from '../exec/process-identity.ts';
+
+export type { ProcessIdentity };
 
 export type DomainState = 'running' | 'paused' | 'shut off' | 'shutting down' | 'crashed';
-
-/** A QEMU process: the pid alone may be given to another program, the start time (clock ticks since boot) tells. */
-export interface ProcessIdentity {
-  pid: number;
-  startTime: number;
-}
 
 export interface Domain {
   instanceId: InstanceId;

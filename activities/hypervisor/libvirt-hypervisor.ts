@@ -26,6 +26,7 @@ import {
 } from 'libvirt';
 import type { InstanceId, Requirements } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
+import { processAlive } from '../exec/process-identity.ts';
 import { parseCapabilities, type Capabilities } from './capabilities.ts';
 import type {
   Domain,
@@ -37,7 +38,7 @@ import type {
 } from './hypervisor.ts';
 import { asLibvirtFailure, withLibvirtFailure } from './libvirt-failure.ts';
 import { probeKvm } from './probe-kvm.ts';
-import { processAlive, qemuProcesses, qemuProcessOf, type QemuProcess } from './qemu-process.ts';
+import { qemuProcesses, qemuProcessOf, type QemuProcess } from './qemu-process.ts';
 
 const STATES: Record<State, DomainState> = {
   [State.NOSTATE]: 'shut off',

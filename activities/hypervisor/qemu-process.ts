@@ -2,9 +2,9 @@
  * QEMU processes as the kernel knows them. libvirt's word is not enough: after a crash of its own it may take a domain
  * for shut off while the process still writes to the disk.
  */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import type { InstanceId } from '../../workflows/contract.ts';
-import type { ProcessIdentity } from './hypervisor.ts';
+import { readProc, readStartTime, type ProcessIdentity } from '../exec/process-identity.ts';
 
 export interface QemuProcess extends ProcessIdentity {
   instanceId: InstanceId;
@@ -28,11 +28,6 @@ export async function qemuProcessOf(instanceId: InstanceId): Promise<QemuProcess
   return found.sort((a, b) => b.startTime - a.startTime)[0] ?? null;
 }
 
-/** False also for a zombie: it has closed its files and runs nothing. */
-export async function processAlive({ pid, startTime }: ProcessIdentity): Promise<boolean> {
-  return (await readStartTime(pid)) === startTime;
-}
-
 async function qemuProcess(pid: number): Promise<QemuProcess | null> {
   const commandLine = (await readProc(pid, 'cmdline'))?.split('\0');
   if (!commandLine) return null;
@@ -46,27 +41,4 @@ async function qemuProcess(pid: number): Promise<QemuProcess | null> {
 function valueOf(commandLine: string[], option: string): string | undefined {
   const at = commandLine.indexOf(option);
   return at < 0 ? undefined : commandLine[at + 1];
-}
-
-/**
- * Null if there is no such process, or only what is left of it until its parent looks. A process that is killed loses its
- * command line first, then its files; its first thread may be a zombie while another still finishes a write to the disk.
- */
-async function readStartTime(pid: number): Promise<number | null> {
-  const stat = await readProc(pid, 'stat');
-  // The second field is the program's name in parentheses, which may hold any character.
-  const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const [state, threads, startTime] = [fields?.[0], fields?.[17], fields?.[19]];
-  if (state === undefined || startTime === undefined) return null;
-  return /[ZX]/.test(state) && Number(threads) <= 1 ? null : Number(startTime);
-}
-
-async function readProc(pid: number, file: string): Promise<string | null> {
-  try {
-    return await readFile(`/proc/${pid}/${file}`, 'utf8');
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code === 'ENOENT' || code === 'ESRCH') return null;
-    throw error;
-  }
 }

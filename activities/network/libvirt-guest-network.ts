@@ -24,7 +24,7 @@ import { VmferryError } from '../../workflows/failures.ts';
 import { run } from '../exec/run.ts';
 import { withLibvirtFailure } from '../hypervisor/libvirt-failure.ts';
 import { childrenOf, elementAt, escapeXml, parseXml, rootOf } from '../hypervisor/xml.ts';
-import { makeDirectory, readJson, syncDirectory, writeDurable } from '../records/durable.ts';
+import { makeDirectory, readJson, syncDirectory, writeRecord } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { renderRules, tapName } from './anti-spoofing.ts';
 import type { GuestNetwork } from './guest-network.ts';
@@ -118,7 +118,7 @@ export function createGuestNetwork({ uri, layout, tableName = 'vmferry' }: Guest
           // The old entry before the record that tells of it is replaced.
           if (before && !sameAddress(before.address, record.address))
             await removeHostEntry(connection, uuid, before.address);
-          await writeDurable(recordPath(instanceId), JSON.stringify(record, null, 2));
+          await writeRecord(recordPath(instanceId), aboutAdmitted(record), record);
           await writeHostEntry(connection, uuid, record);
         });
         await applyRules();
@@ -154,6 +154,9 @@ function parseAdmitted(record: Admitted): Admitted {
     },
   );
 }
+
+const aboutAdmitted = ({ name, address }: Admitted): string =>
+  `${new Date().toISOString()}: instance ${name} may use ${address.ip} on this host’s network of guests`;
 
 const sameAddress = (one: Address, other: Address): boolean => one.ip === other.ip && one.mac === other.mac;
 

@@ -14,7 +14,7 @@ import { Worker } from 'node:worker_threads';
 import { z } from 'zod';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
-import { makeDirectory, readJson, syncDirectory, writeDurable } from '../records/durable.ts';
+import { makeDirectory, readJson, syncDirectory, writeDurable, writeRecord } from '../records/durable.ts';
 import { hex } from '../trust/statements.ts';
 import { ahead, WIDTH } from './ahead.ts';
 import { decodePiece, encodePiece } from './codec.ts';
@@ -110,7 +110,7 @@ export async function packStream(options: {
     if ((await stampOf(source)) !== stamp) throw new VmferryError('Internal', `${source} changed while it was packed`);
     await syncDirectory(join(folder, name));
     const packed: PackedStream = { name, encoding, bytes, sha256: hash.digest('hex'), packedBytes, source: stamp };
-    await writeDurable(join(folder, name, 'stream.json'), JSON.stringify(packed));
+    await writeRecord(join(folder, name, 'stream.json'), `${new Date().toISOString()}: ${source}, packed`, packed);
     return packed;
   } finally {
     await file.close();
@@ -136,7 +136,7 @@ export async function packConfig(options: {
   if (!isDeepStrictEqual(await readPackedMembers(folder), listed)) {
     await writeThen(archive, () => writeArchive(`${archive}.partial`, members));
     await syncDirectory(folder);
-    await writeDurable(join(folder, CONFIG_STREAM, 'members.json'), JSON.stringify(listed));
+    await writeDurable(join(folder, CONFIG_STREAM, 'members.json'), JSON.stringify(listed, null, 2));
   }
   return packStream({ name: CONFIG_STREAM, source: archive, folder, level, work });
 }

@@ -1,19 +1,38 @@
 /**
  * Small files that must be there, whole, after a power loss at any instant. What these functions have answered is on
- * the disk: content, name and directory. A crash in the middle leaves at most a file whose name begins with `.tmp-`.
+ * the disk: content, name and directory. A crash in the middle leaves at most a file whose name begins with `.tmp-` and
+ * tells which process wrote it.
+ *
+ * Records are JSON that a person can read as it lies there: indented, with a sentence `about` at its head that says who did
+ * what and when. The sentence is for people; nothing reads it.
  */
 import { randomUUID } from 'node:crypto';
 import { access, link, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { z } from 'zod';
 import { VmferryError } from '../../workflows/failures.ts';
+import { ownIdentity, processAlive } from '../exec/process-identity.ts';
 
 export interface WriteOptions {
   /** Permission bits; default 0o644. Private keys take 0o600. */
   mode?: number;
 }
 
-const temporaryName = (path: string): string => join(dirname(path), `.tmp-${randomUUID()}-${basename(path)}`);
+/** A name that nobody else uses and that tells whose it is: `.<kind>-<pid>.<start time>-<uuid>`. */
+export function temporaryName(kind: 'tmp' | 'adding'): string {
+  const { pid, startTime } = ownIdentity();
+  return `.${kind}-${pid}.${startTime}-${randomUUID()}`;
+}
+
+/**
+ * Was this left behind by a process that has ended? Then nobody will ever finish it. Null for other names, and for
+ * temporary ones that do not say who made them.
+ */
+export async function isOrphan(name: string): Promise<boolean | null> {
+  const [, pid, startTime] = /^\.(?:tmp|adding)-([0-9]+)\.([0-9]+)-/.exec(name) ?? [];
+  if (pid === undefined || startTime === undefined) return null;
+  return !(await processAlive({ pid: Number(pid), startTime: Number(startTime) }));
+}
 
 const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
 
@@ -51,7 +70,7 @@ export async function makeDirectory(path: string, options: WriteOptions = {}): P
 }
 
 async function writeTemporary(path: string, data: string | Uint8Array, options: WriteOptions): Promise<string> {
-  const temporary = temporaryName(path);
+  const temporary = join(dirname(path), `${temporaryName('tmp')}-${basename(path)}`);
   try {
     const file = await open(temporary, 'wx', options.mode ?? 0o644);
     try {
@@ -102,6 +121,28 @@ export async function createOnce(
   }
 }
 
+/** As `writeDurable`, of a record. `about`: one sentence for whoever reads the file. */
+export async function writeRecord(
+  path: string,
+  about: string,
+  record: object,
+  options: WriteOptions = {},
+): Promise<void> {
+  await writeDurable(path, recordText(about, record), options);
+}
+
+/** As `createOnce`, of a record. */
+export async function createRecord(
+  path: string,
+  about: string,
+  record: object,
+  options: WriteOptions = {},
+): Promise<'created' | 'exists'> {
+  return createOnce(path, recordText(about, record), options);
+}
+
+const recordText = (about: string, record: object): string => `${JSON.stringify({ about, ...record }, null, 2)}\n`;
+
 /** Is there anything of this name? Errors other than absence are thrown. */
 export async function exists(path: string): Promise<boolean> {
   try {
@@ -126,7 +167,9 @@ export async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T
     throw error;
   }
   try {
-    return schema.parse(JSON.parse(text));
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null && 'about' in value) delete value.about;
+    return schema.parse(value);
   } catch (error) {
     throw new VmferryError('Internal', `The record ${path} is not what this version wrote`, { cause: error });
   }

@@ -7,6 +7,8 @@
  *   receipt-<g>-<move>.json      the receipt that it gave
  *   sealed-<g>-<package>.json    the origin record that it signed when it sealed a package for generation g
  *
+ * Each is JSON that begins with a sentence for people (records/durable.ts); what decides is the signed text in it.
+ *
  * Every change is the creation of one file that did not exist, so a crash leaves it done or not done, and of two that
  * race one wins and the other is told. A decision is on the disk before anything acts on it. `takeBack` needs two
  * files; the decision alone counts, the other is written again by whoever finds it missing.
@@ -17,7 +19,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { InstanceId, MoveId, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { createOnce, exists, makeDirectory, readJson, syncDirectory, writeDurable } from '../records/durable.ts';
+import { createRecord, exists, makeDirectory, readJson, syncDirectory, writeRecord } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { verifyClaim, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
 import type { HostKeys } from './keys.ts';
@@ -115,7 +117,8 @@ export class Ledger {
     if (!book.decided.has(newest)) return owned;
     const decision = await this.#decisionAt(book, newest);
     // A crash between the two files of takeBack.
-    return decision?.kind === 'return' ? this.#becomeOwner(book, continued(owned, decision.statement)) : null;
+    if (decision?.kind !== 'return') return null;
+    return this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
   }
 
   /** What this host decided about the generation that it owned; null if it owned no such one or has not decided. */
@@ -139,7 +142,7 @@ export class Ledger {
     if (book.owned.length > 0) return this.#ownedAt(book, 1);
     const statement: Spawn = { type: 'spawn', version: 1, instanceId, generation: 1, ...this.#signer(), time: now() };
     const chain = { statements: [await this.#sign(statement)], hosts: [await this.#selfRecord()] };
-    return this.#becomeOwner(book, { generation: 1, chain, originDigest: null });
+    return this.#becomeOwner(book, { generation: 1, chain, originDigest: null }, 'was spawned here');
   }
 
   /**
@@ -164,7 +167,8 @@ export class Ledger {
     await this.#compareWithOwnDecisions(book, end);
     await this.#refuseStale(book, generation, packageId);
     const record = { packageId, chain, ownerFingerprint: end.ownerFingerprint, tip: end.tip };
-    const seen = await this.#createOnce(path, SeenRecord, record);
+    const what = `accepted package ${packageId} of ${end.owner} for generation ${generation} of instance ${instanceId}`;
+    const seen = await this.#createOnce(path, SeenRecord, record, what);
     if (seen.packageId !== packageId)
       throw stale(packageId, generation, `this host accepted package ${seen.packageId} for it`);
     // Another step may have accepted a later package since we looked.
@@ -199,7 +203,8 @@ export class Ledger {
         time: now(),
       };
       const receipt = await this.#sign(Receipt.parse(statement));
-      record = await this.#createOnce(path, ReceiptRecord, { packageId, originDigest, receipt });
+      const what = `gave its receipt for package ${packageId}: generation ${generation} of instance ${instanceId} is restored, paused`;
+      record = await this.#createOnce(path, ReceiptRecord, { packageId, originDigest, receipt }, what);
     }
     if (record.packageId !== packageId || record.originDigest !== originDigest) {
       throw new VmferryError('ReceiptInvalid', `move ${moveId} already has a receipt, for package ${record.packageId}`);
@@ -222,7 +227,8 @@ export class Ledger {
     const { instanceId, generation, packageId, originDigest } = input;
     const book = await this.#open(instanceId);
     if (!book.owned.includes(generation - 1)) throw this.#notOwner(instanceId, generation - 1);
-    await writeDurable(join(book.folder, `sealed-${generation}-${packageId}.json`), JSON.stringify({ originDigest }));
+    const about = this.#about(`sealed package ${packageId} for generation ${generation} of instance ${instanceId}`);
+    await writeRecord(join(book.folder, `sealed-${generation}-${packageId}.json`), about, { originDigest });
   }
 
   /**
@@ -266,7 +272,8 @@ export class Ledger {
         ...this.#signer(),
         time: now(),
       };
-      decision = await this.#decide(book, generation - 1, 'release', statement, packageId);
+      const what = `released the instance to ${to.name}, which goes on as generation ${generation} from package ${packageId}`;
+      decision = await this.#decide(book, generation - 1, 'release', statement, packageId, what);
     }
     const released = decision.kind === 'release' && (await readUnverified(decision.statement, Release));
     if (!released || released.packageId !== packageId || released.toFingerprint !== to.fingerprint) {
@@ -292,12 +299,13 @@ export class Ledger {
         ...this.#signer(),
         time: now(),
       };
-      decision = await this.#decide(book, generation - 1, 'return', statement, packageId);
+      const what = `took the instance back, and goes on as generation ${generation}; package ${packageId} will never be released`;
+      decision = await this.#decide(book, generation - 1, 'return', statement, packageId, what);
     }
     if (decision.kind !== 'return' || decision.packageId !== packageId) {
       throw decided(instanceId, generation - 1, decision);
     }
-    const next = await this.#becomeOwner(book, continued(owned, decision.statement));
+    const next = await this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
     // A call that was thought dead and wakes after the instance went on must not be told that it may run it.
     const later = await this.#decisionAt(book, generation);
     if (later) throw decided(instanceId, generation, later);
@@ -361,7 +369,8 @@ export class Ledger {
       statements: [...seen.chain.statements, input.release],
       hosts: await this.#withSelf(seen.chain.hosts),
     };
-    const owned = await this.#becomeOwner(book, { generation, chain, originDigest: receipt.originDigest });
+    const became = { generation, chain, originDigest: receipt.originDigest };
+    const owned = await this.#becomeOwner(book, became, `was released by ${source.record.name}`);
     const later = await this.#decisionAt(book, generation);
     if (later) throw decided(instanceId, generation, later);
     return owned;
@@ -384,7 +393,7 @@ export class Ledger {
         ...this.#signer(),
         time: now(),
       };
-      decision = await this.#decide(book, generation, 'end', statement, null);
+      decision = await this.#decide(book, generation, 'end', statement, null, 'ended the instance for ever');
     }
     if (decision?.kind !== 'end') throw decided(instanceId, generation, decision);
   }
@@ -433,18 +442,21 @@ export class Ledger {
     kind: Decision['kind'],
     statement: Link,
     packageId: PackageId | null,
+    what: string,
   ): Promise<Decision> {
     const record = { kind, statement: await this.#sign(statement), packageId };
-    return this.#createOnce(join(book.folder, `decision-${generation}.json`), DecisionRecord, record);
+    return this.#createOnce(join(book.folder, `decision-${generation}.json`), DecisionRecord, record, what);
   }
 
-  async #becomeOwner(book: Book, owned: Owned): Promise<Owned> {
-    return this.#createOnce(join(book.folder, `owned-${owned.generation}.json`), OwnedRecord, owned);
+  /** @param how it came here, after “generation g” */
+  async #becomeOwner(book: Book, owned: Owned, how: string): Promise<Owned> {
+    const what = `owns the instance: generation ${owned.generation} ${how}`;
+    return this.#createOnce(join(book.folder, `owned-${owned.generation}.json`), OwnedRecord, owned, what);
   }
 
-  /** Writes a record unless there is one, and answers the one that is there afterwards. */
-  async #createOnce<T>(path: string, schema: z.ZodType<T>, record: unknown): Promise<T> {
-    await createOnce(path, JSON.stringify(record));
+  /** Writes a record unless there is one, and answers the one that is there afterwards. `what`: this host did, for people. */
+  async #createOnce<T>(path: string, schema: z.ZodType<T>, record: object, what: string): Promise<T> {
+    await createRecord(path, this.#about(what), record);
     const kept = await readJson(path, schema);
     if (kept === null) throw new VmferryError('Internal', `the record ${path} disappeared`);
     return kept;
@@ -537,6 +549,10 @@ export class Ledger {
       if ((await this.#pool.onceCertifiedHost(record)).record.fingerprint === this.#keys.fingerprint) return [...hosts];
     }
     return [...hosts, await this.#selfRecord()];
+  }
+
+  #about(what: string): string {
+    return `${now()}: ${this.#keys.name} ${what}`;
   }
 
   #signer(): { signer: string; signerFingerprint: string } {

@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { processAlive, qemuProcesses, qemuProcessOf } from '../../activities/hypervisor/qemu-process.ts';
+import { processAlive } from '../../activities/exec/process-identity.ts';
+import { qemuProcesses, qemuProcessOf } from '../../activities/hypervisor/qemu-process.ts';
 
 test('A QEMU is found by the UUID in its command line, and is gone when it is killed', async () => {
   const uuid = randomUUID();

@@ -7,7 +7,17 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { createOnce, exists, makeDirectory, readJson, writeDurable } from '../../activities/records/durable.ts';
+import {
+  createOnce,
+  createRecord,
+  exists,
+  isOrphan,
+  makeDirectory,
+  readJson,
+  temporaryName,
+  writeDurable,
+  writeRecord,
+} from '../../activities/records/durable.ts';
 import { Layout } from '../../activities/records/layout.ts';
 import { withInstanceLock } from '../../activities/records/lock.ts';
 import { VmferryError } from '../../workflows/failures.ts';
@@ -57,6 +67,30 @@ describe('durable files', () => {
     await assert.rejects(readJson(path, schema), isType('Internal'));
     await writeFile(path, '{"n":');
     await assert.rejects(readJson(path, schema), isType('Internal'));
+  });
+
+  test('a record begins with a sentence for people, which no reader is given; one without it is read too', async () => {
+    const schema = z.strictObject({ n: z.int() });
+    const path = join(folder, 'told.json');
+    assert.equal(await createRecord(path, 'alpha counted to 3', { n: 3 }), 'created');
+    assert.equal(await createRecord(path, 'beta counted to 4', { n: 4 }), 'exists');
+    assert.equal(await readFile(path, 'utf8'), '{\n  "about": "alpha counted to 3",\n  "n": 3\n}\n');
+    assert.deepEqual(await readJson(path, schema), { n: 3 });
+    await writeRecord(path, 'alpha counted to 5', { n: 5 });
+    assert.deepEqual(await readJson(path, schema), { n: 5 });
+    await writeFile(path, '{"n":6}');
+    assert.deepEqual(await readJson(path, schema), { n: 6 });
+  });
+
+  test('a temporary file tells whether its writer still lives', async () => {
+    const own = `${temporaryName('tmp')}-record`;
+    assert.equal(await isOrphan(own), false);
+    const child = spawn('true', { stdio: 'ignore' });
+    await once(child, 'exit');
+    assert.equal(await isOrphan(own.replace(/-[0-9]+\./, `-${child.pid}.`)), true);
+    assert.equal(await isOrphan(own.replace(/\.[0-9]+-/, '.7-')), true, 'the pid was given to another process since');
+    assert.equal(await isOrphan('.tmp-0f3f2a52-record'), null);
+    assert.equal(await isOrphan('owned-1.json'), null);
   });
 });
 
