@@ -6,11 +6,13 @@ import { join } from 'node:path';
 import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { writeDurable } from '../../activities/records/durable.ts';
 import { VmferryError } from '../../workflows/failures.ts';
+import { STATE_DIRECTORY, StateDisk } from './disk.ts';
 import {
   commandLine,
   end,
   family,
   find,
+  freeze,
   helperEnvironment,
   namespaceOf,
   quickStart,
@@ -55,6 +57,8 @@ export interface HostSettings {
   /** Address of Temporal as the host reaches it; null for a bare host. */
   temporal: string | null;
   location: string;
+  /** Size of the file system for what vmferry keeps. */
+  diskMib: number;
   /** File with the pool's public key, brought to the host as an operator does. */
   poolKey: string;
 }
@@ -63,11 +67,14 @@ export class Host {
   readonly name: string;
   /** The host's disk: its /etc and /var, which outlive a power loss. */
   readonly disk: string;
+  /** What vmferry keeps. */
+  readonly state: StateDisk;
   readonly #testbed: string;
 
   constructor(testbed: string, name: string) {
     this.name = name;
     this.disk = join(testbed, name);
+    this.state = new StateDisk(testbed, name);
     this.#testbed = testbed;
   }
 
@@ -76,9 +83,10 @@ export class Host {
     return find(this.#testbed, `${this.name}/host`);
   }
 
-  /** Path on the machine of a file below the host's /etc or /var. */
+  /** Path on the machine of a file below the host's /etc or /var. What vmferry keeps is there only while the host is on. */
   outside(path: string): string {
-    return join(this.disk, path);
+    const own = path === STATE_DIRECTORY || path.startsWith(`${STATE_DIRECTORY}/`);
+    return (own ? this.state.outside(path.slice(STATE_DIRECTORY.length)) : null) ?? join(this.disk, path);
   }
 
   /** The log of a daemon, on the machine. */
@@ -88,9 +96,7 @@ export class Host {
 
   /** The command that runs `command` on this host. Throws HostUnreachable while the host is off. */
   enter(command: Argv): Argv {
-    const init = this.init;
-    if (!init) throw new VmferryError('HostUnreachable', `The simulated host ${this.name} is off`);
-    return ['nsenter', '-t', String(init.pid), '-m', '-n', '-u', '-p', '--', ...command];
+    return ['nsenter', '-t', String(this.#on().pid), '-m', '-n', '-u', '-p', '--', ...command];
   }
 
   /** Runs a command on this host to its end. Throws CommandFailed as `run` does. */
@@ -105,7 +111,8 @@ export class Host {
     if (!existsSync(join(this.disk, 'installed'))) {
       await rm(etc, { recursive: true, force: true });
       await mkdir(this.outside('/var/log/vmferry'), { recursive: true });
-      await mkdir(this.outside('/var/lib/vmferry'), { recursive: true });
+      await mkdir(join(this.disk, STATE_DIRECTORY), { recursive: true });
+      await this.state.make(settings.diskMib);
       await mkdir(etc, { recursive: true });
       await copyEtc(etc, helperEnvironment(this.#testbed));
       await configureLibvirt(join(etc, 'libvirt'), `${this.#testbed}/${this.name}`);
@@ -122,7 +129,7 @@ export class Host {
     await mkdir(join(etc, 'vmferry'), { recursive: true });
     const configuration = {
       name: this.name,
-      stateDirectory: '/var/lib/vmferry',
+      stateDirectory: STATE_DIRECTORY,
       libvirtUri: 'qemu:///system',
       temporal: { address: settings.temporal, namespace: 'default' },
       listen: `0.0.0.0:${PORT}`,
@@ -139,8 +146,9 @@ export class Host {
   }
 
   /** Starts the namespaces and the process that holds them; no daemon yet. No-op while the host is on. */
-  boot(guest: string): Promise<Process> {
-    return startDaemon({
+  async boot(guest: string): Promise<Process> {
+    if (!this.init) await this.state.settle();
+    const init = await startDaemon({
       directory: this.#testbed,
       part: `${this.name}/host`,
       command: ['bash', join(import.meta.dirname, 'init.sh'), this.name, this.disk, guest, this.#testbed, REPOSITORY],
@@ -148,6 +156,8 @@ export class Host {
       log: this.log('host'),
       ready: /^ready$/m,
     });
+    await this.state.show(init);
+    return init;
   }
 
   /** Starts libvirtd (and virtlogd, on which it depends) and waits until it answers. No-op for what runs. */
@@ -219,11 +229,48 @@ export class Host {
     return instance === undefined ? qemus : qemus.filter((qemu) => runs(qemu, instance));
   }
 
-  /** A power loss: every process of the host ends at once. */
-  async powerOff(): Promise<void> {
-    const init = this.init;
-    // The kernel ends all others of the PID namespace before PID 1 is gone.
-    if (init) await end([init]);
+  /**
+   * A power loss: every process of the host ends at once, and what was not synced is lost. `look` is called between the two,
+   * when nothing moves any more and all that was written can still be read.
+   */
+  async powerOff(look: () => void): Promise<void> {
+    const { init } = this;
+    if (init) {
+      // None of them is to see the others end, or its own disk fail.
+      await freeze(() => this.processes());
+      look();
+      this.state.hide();
+      await this.state.loseUnsynced(init);
+      // The kernel ends all others of the PID namespace before PID 1 is gone.
+      await end([init]);
+    }
+    this.state.hide();
+  }
+
+  /** Lets nothing be written that is not open for writing already. No-op if so. */
+  async readOnly(): Promise<void> {
+    if (this.state.state(this.#on()) !== 'normal') return;
+    // The file system itself cannot become read-only while QEMU has disks open on it.
+    const script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"';
+    await this.exec(['bash', '-c', script, STATE_DIRECTORY]);
+  }
+
+  /** Undoes `readOnly`. */
+  async readWrite(): Promise<void> {
+    const { init } = this;
+    if (!init || this.state.state(init) !== 'read-only') return;
+    await this.exec(['umount', '--lazy', STATE_DIRECTORY]);
+  }
+
+  /** Makes the file system meet an error. No-op if it has. */
+  async failDisk(): Promise<void> {
+    if (this.state.state(this.#on()) !== 'failed') await this.state.fail(this.#on());
+  }
+
+  #on(): Process {
+    const { init } = this;
+    if (!init) throw new VmferryError('HostUnreachable', `The simulated host ${this.name} is off`);
+    return init;
   }
 
   async #startWorker(what: 'worker' | 'second-worker', config: string): Promise<void> {

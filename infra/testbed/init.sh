@@ -18,6 +18,25 @@ chmod 1777 "$disk/var/tmp"
 ln -sfn /run "$disk/var/run"
 ln -sfn /run/lock "$disk/var/lock"
 mount --bind "$disk/etc" /etc
+
+# What vmferry keeps is on a file system of its own (disk.ts), as hard on programs as ext4 can be: a rename without fsync
+# leaves an empty file after a power loss, and nothing is committed only because time has passed. Barriers would slow the
+# machine's disk down for nothing: what has reached the image stays there when the simulated host loses its power.
+image=$disk/vmferry.img
+options=loop,errors=remount-ro,noauto_da_alloc,commit=600,barrier=0,discard,noinit_itable
+if [ -e "$image" ]; then
+	e2fsck -p "$image" || [ $? = 1 ] # 1: it has repaired what there was
+	if reason=$(mount -o $options "$image" "$disk/var/lib/vmferry" 2>&1); then
+		rm -f "$image.untried"
+	elif [ -e "$image.untried" ]; then
+		printf '%s\n' "$reason" >"$disk/plain-folder"
+		rm -f "$image" "$image.untried"
+	else
+		printf '%s\n' "$reason"
+		exit 1
+	fi
+fi
+
 # What lies under the machine's /var and is needed here stays where it is.
 for kept in "$repository" "$testbed"; do
 	case $kept in

@@ -26,9 +26,15 @@ program
   .argument('[N]', `number of hosts: ${HOST_NAMES.join(', ')}`, '2')
   .option('--bare', 'hosts with libvirtd alone')
   .option('--no-nodes', 'do not add the hosts to the pool')
-  .action(async (hosts: string, options: { bare?: boolean; nodes: boolean }) => {
-    const { bare = false, nodes } = options;
-    const testbed = await Testbed.up({ hosts: Number(hosts), bare, noNodes: !nodes, log: progress });
+  .option(
+    '--disk <mib>',
+    'size of the file system for what vmferry keeps on a new host; 0: a plain folder',
+    Number,
+    8192,
+  )
+  .action(async (hosts: string, options: { bare?: boolean; nodes: boolean; disk: number }) => {
+    const { bare = false, nodes, disk: diskMib } = options;
+    const testbed = await Testbed.up({ hosts: Number(hosts), bare, noNodes: !nodes, diskMib, log: progress });
     await describe(testbed);
   });
 
@@ -127,6 +133,26 @@ program
   .argument('<where>', WHERE)
   .argument('<what>', WHAT)
   .action(async (where: string, what: string) => (await Testbed.open()).thaw(where, what));
+
+const onHost = (name: string, description: string, action: (testbed: Testbed, host: string) => Promise<void>): void => {
+  program
+    .command(name)
+    .description(description)
+    .argument('<host>')
+    .action(async (host: string) => action(await Testbed.open(), host));
+};
+
+program
+  .command('fill-disk')
+  .description('take all space on the disk for what vmferry keeps')
+  .argument('<host>')
+  .argument('[bytes]', 'to leave', Number, 0)
+  .action(async (host: string, bytes: number) => (await Testbed.open()).fillDisk(host, bytes));
+onHost('free-disk', 'give it back', (testbed, host) => testbed.freeDisk(host));
+onHost('read-only', 'let nothing be written that is not open already', (testbed, host) => testbed.readOnly(host));
+onHost('fail-disk', 'make ext4 meet an error: no more writing at all', (testbed, host) => testbed.failDisk(host));
+onHost('read-write', 'undo `read-only`; `fail-disk` by a reboot', (testbed, host) => testbed.readWrite(host));
+onHost('reboot', 'a power loss, and a boot', (testbed, host) => testbed.reboot(host));
 
 program
   .command('console')

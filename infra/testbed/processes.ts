@@ -7,7 +7,7 @@
 import { spawn, type StdioOptions } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
-import { homedir } from 'node:os';
+import { constants, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmferryError } from '../../workflows/failures.ts';
@@ -237,7 +237,10 @@ export function signal(target: Process, name: NodeJS.Signals): void {
   }
 }
 
-/** Do all threads of a process stand still? */
+/**
+ * Does a process stand still? A thread that waits in the kernel, be it for a disk or for a child that is frozen before its
+ * exec, stops on its way out and does nothing of its own until then.
+ */
 export function frozen({ pid }: Process): boolean {
   let threads: string[];
   try {
@@ -245,8 +248,14 @@ export function frozen({ pid }: Process): boolean {
   } catch {
     return false; // it has ended
   }
-  // One that waits for a disk stops only when it has its answer.
-  return threads.every((thread) => /^[TZ]?$/.test(statOf(`/proc/${pid}/task/${thread}`)[0] ?? ''));
+  const states = threads.map((thread) => statOf(`/proc/${pid}/task/${thread}`)[0] ?? '');
+  if (!states.every((state) => /^[TDZ]?$/.test(state))) return false;
+  return states.includes('T') || stopPends(pid);
+}
+
+function stopPends(pid: number): boolean {
+  const pending = /^ShdPnd:\s*([0-9a-f]+)$/m.exec(read(`/proc/${pid}/status`) ?? '')?.[1] ?? '0';
+  return ((BigInt(`0x${pending}`) >> BigInt(constants.signals.SIGSTOP - 1)) & 1n) === 1n;
 }
 
 /** Stops processes where they are, and those that they start meanwhile. Resolves when all of them stand still. */

@@ -15,6 +15,7 @@ import { run, type RunOptions, type RunResult } from '../../activities/exec/run.
 import { createPoolKey, loadPoolKey } from '../../activities/trust/pool-key.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { Control, type ControlDaemon } from './control.ts';
+import { stillAttached } from './disk.ts';
 import { ensureGuest, guestImage, type GuestImage } from './guest/guest.ts';
 import { GUEST_DIRECTORY, Host, HOST_NAMES, REPOSITORY, type HostDaemon } from './host.ts';
 import { ALL, bitsPerSecond, loseFrames, shapeLink, TEMPORAL, type Loss } from './links.ts';
@@ -51,6 +52,8 @@ export interface UpOptions {
   bare?: boolean;
   /** Leave the pool empty. */
   noNodes?: boolean;
+  /** Size of the file system for what vmferry keeps on a new host, in MiB; sparse. Default 8192. 0: a plain folder. */
+  diskMib?: number;
   /** Told what is being done. */
   log?: (line: string) => void;
   /** Gives up between two steps; what was made stays for `down`. */
@@ -114,6 +117,7 @@ export interface PartStatus {
 export class Testbed {
   readonly directory: string;
   #state: State;
+  readonly #lookers = new Set<(host: string) => void>();
 
   private constructor(directory: string, state: State) {
     this.directory = directory;
@@ -126,6 +130,9 @@ export class Testbed {
     if (!Number.isInteger(hosts) || hosts < 1 || hosts > HOST_NAMES.length) {
       throw new VmferryError('InvalidInput', `A testbed has 1 to ${HOST_NAMES.length} hosts, not ${hosts}`);
     }
+    if (options.diskMib !== undefined && !(options.diskMib === 0 || options.diskMib >= MIN_DISK_MIB)) {
+      throw new VmferryError('InvalidInput', `A disk has ${MIN_DISK_MIB} MiB or more, or 0 for a plain folder`);
+    }
     if (process.getuid?.() !== 0) throw new VmferryError('InvalidInput', 'The testbed makes namespaces and needs root');
     const directory = testbedDirectory(options.directory);
     return withTestbedLock(directory, async () => {
@@ -137,7 +144,7 @@ export class Testbed {
       }
       const names = HOST_NAMES.slice(0, hosts).filter((name) => !testbed.hosts.includes(name));
       await testbed.#save({ hosts: [...testbed.hosts, ...names] });
-      await testbed.#up(options.noNodes === true, log, options.signal);
+      await testbed.#up(options, log);
       return testbed;
     });
   }
@@ -187,7 +194,10 @@ export class Testbed {
     return guestImage(GUEST_DIRECTORY);
   }
 
-  /** Path on the machine of a file below a host's /etc or /var. */
+  /**
+   * Path on the machine of a file below a host's /etc or /var. Of /var/lib/vmferry there is nothing while the host is off;
+   * a file of it that is open then cannot be read any more.
+   */
   outside(host: string, path: string): string {
     return this.#host(host).outside(path);
   }
@@ -273,10 +283,25 @@ export class Testbed {
     if (where === 'control') return this.#control.end(controlPart(what), signal);
     const host = this.#host(where);
     const { part, instance } = hostPart(what);
-    if (part === 'host') return host.powerOff();
+    if (part === 'host') return host.powerOff(() => this.#lookers.forEach((look) => look(where)));
     if (part === 'qemu') return end(present(host.qemus(instance), where, instance), signal);
     if (part === 'second-worker') return host.endSecondWorker(signal);
     await host.endDaemon(part, signal);
+  }
+
+  /**
+   * Calls `look` whenever a host is about to lose its power: nothing on it moves any more, and what it has written but not
+   * synced can be read for the last time. Answers how to end that.
+   */
+  beforePowerLoss(look: (host: string) => void): () => void {
+    this.#lookers.add(look);
+    return () => this.#lookers.delete(look);
+  }
+
+  /** A power loss, and a boot with libvirtd and worker. */
+  async reboot(host: string): Promise<void> {
+    await this.kill(host, 'host');
+    await this.start(host, 'host');
   }
 
   /** Starts what was killed and waits until it serves. A host boots with its libvirtd and worker. */
@@ -305,6 +330,50 @@ export class Testbed {
   /** Lets it go on. No-op for what is not frozen, or not there. */
   async thaw(where: string, what: string): Promise<void> {
     await thaw(() => this.#processes(where, what));
+  }
+
+  /** Why the disk of this host takes no faults; null if it does. */
+  diskFaultless(host: string): string | null {
+    return this.#host(host).state.plain;
+  }
+
+  /**
+   * Takes all space on the disk for what vmferry keeps, but this much. The next write gets ENOSPC. A guest that needs a new
+   * cluster is paused by QEMU (`virsh domstate --reason`: I/O error) and stays so.
+   */
+  async fillDisk(host: string, leaveBytes = 0): Promise<void> {
+    const { state, init } = this.#host(host);
+    if (!init) throw new VmferryError('HostUnreachable', `The simulated host ${host} is off`);
+    await state.fill(leaveBytes);
+  }
+
+  /** Gives the space back. Guests that were paused for want of it stay paused: `virsh resume` is for vmferry or people. */
+  async freeDisk(host: string): Promise<void> {
+    const { state, init } = this.#host(host);
+    await state.free(init !== null);
+  }
+
+  /**
+   * Makes what vmferry keeps read-only (EROFS). Files that are open for writing stay so: running guests notice nothing.
+   * Over with the host's power, too.
+   */
+  async readOnly(host: string): Promise<void> {
+    await this.#host(host).readOnly();
+  }
+
+  /**
+   * Makes the disk fail: ext4 meets an error, forgets what it has not yet written and refuses all writing from now on. Running
+   * guests get I/O errors.
+   */
+  async failDisk(host: string): Promise<void> {
+    await this.#host(host).failDisk();
+  }
+
+  /** Undoes `readOnly`. A disk that has failed is repaired as in real life, by a reboot: it ends all guests of the host. */
+  async readWrite(name: string): Promise<void> {
+    const host = this.#host(name);
+    if (host.init && host.state.state(host.init) === 'failed') await this.reboot(name);
+    else await host.readWrite();
   }
 
   /** Everything that belongs to the testbed, and its pid on the machine; null for what does not run. */
@@ -399,19 +468,24 @@ export class Testbed {
       }
       if (!state) return;
       if (state.index !== null) await disconnectMachine(state.index);
+      const held = await stillAttached(path, state.hosts);
       await removeProfile(path);
       await rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+      if (held.length > 0) {
+        const whose = `what was the disk of ${held.join(', ')} open`;
+        throw new VmferryError('Internal', `Some process keeps ${whose}; the loop device goes when it closes that`);
+      }
     });
   }
 
-  async #up(noNodes: boolean, log: (line: string) => void, signal?: AbortSignal): Promise<void> {
+  async #up({ noNodes = false, diskMib = DISK_MIB, signal }: UpOptions, log: (line: string) => void): Promise<void> {
     const guest = await ensureGuest(log);
     signal?.throwIfAborted();
     await this.#connect();
     log(`testbed ${this.#index} in ${this.directory}`);
     const hosts = this.hosts.map((name) => this.#host(name));
     const boot = async (host: Host): Promise<void> => {
-      await this.#boot(host, guest.directory);
+      await this.#boot(host, { guest: guest.directory, diskMib });
       log(`${host.name}: libvirtd runs`);
     };
     if (this.bare) return together(hosts.map(boot));
@@ -453,7 +527,8 @@ export class Testbed {
     await this.#save({ index: await connectMachine(wan, this.#state.index) });
   }
 
-  async #boot(host: Host, guest?: string): Promise<void> {
+  async #boot(host: Host, options: { guest?: string; diskMib?: number } = {}): Promise<void> {
+    const { guest = (await ensureGuest()).directory, diskMib = DISK_MIB } = options;
     const index = this.#index;
     const position = positionOf(host.name);
     const address = network.host(index, position);
@@ -463,10 +538,11 @@ export class Testbed {
         neighbours: Object.fromEntries(HOST_NAMES.map((name, other) => [name, network.host(index, other)])),
         temporal: this.bare ? null : this.temporalAddress,
         poolKey: join(this.poolDirectory, 'pool.pub'),
+        diskMib,
         location: LOCATIONS[position % LOCATIONS.length] ?? '',
       });
     }
-    const init = await host.boot(guest ?? (await ensureGuest()).directory);
+    const init = await host.boot(guest);
     if (!(await hostConnected(init))) {
       const { cut } = this.#link(host.name);
       await connectHost(this.#wan(), host.name, init, address, network.machine(index));
@@ -586,6 +662,12 @@ async function together(tasks: Promise<unknown>[]): Promise<void> {
   const failed = (await Promise.allSettled(tasks)).find((result) => result.status === 'rejected');
   if (failed) throw failed.reason;
 }
+
+/** Of the file system for what vmferry keeps, if nothing else is asked for. */
+const DISK_MIB = 8192;
+
+/** ext4 with a journal. */
+const MIN_DISK_MIB = 64;
 
 /** Where the hosts say that they are, in turn. */
 const LOCATIONS = ['north', 'south', 'east', 'west'];

@@ -1,6 +1,7 @@
 /** The faults that a testbed can inject: each is shown to bite, and to be undone. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Testbed } from '../../infra/testbed/testbed.ts';
@@ -190,5 +191,103 @@ describe('the faults of a testbed', { skip: cannotRun }, () => {
     assert.ok(performance.now() - begun >= 3600);
     await connectsAgain(testbed, 'alpha', 'beta');
     await connectsAgain(testbed, 'alpha', 'wan');
+  });
+
+  describe('of the disk', () => {
+    const state = (path: string): string => testbed.outside('alpha', `/var/lib/vmferry/${path}`);
+    const node = (script: string): Promise<unknown> =>
+      testbed.exec('alpha', [process.execPath, '--input-type=module', '-e', script]);
+    const guestState = async (): Promise<string> =>
+      (await testbed.exec('alpha', ['virsh', '--quiet', 'domstate', '--reason', guest.id])).stdout.trim();
+
+    it('are possible on this machine', () => {
+      assert.equal(testbed.diskFaultless('alpha'), null);
+    });
+
+    it('fill it to the last block and give it back', async () => {
+      await testbed.fillDisk('alpha');
+      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'ENOSPC' });
+      await testbed.fillDisk('alpha', 1_000_000);
+      writeFileSync(state('new'), Buffer.alloc(900_000));
+      assert.throws(() => writeFileSync(state('newer'), Buffer.alloc(200_000)), { code: 'ENOSPC' });
+      await testbed.freeDisk('alpha');
+      await testbed.freeDisk('alpha');
+      writeFileSync(state('newer'), Buffer.alloc(2_000_000));
+      await testbed.exec('alpha', ['rm', '/var/lib/vmferry/new', '/var/lib/vmferry/newer']);
+    });
+
+    it('pause a guest that needs space, until somebody lets it go on', async () => {
+      await testbed.fillDisk('alpha');
+      const writing = testbed.guestGet('alpha', guest.ip, '/write?mib=16');
+      for (const deadline = Date.now() + 30_000; (await guestState()) !== 'paused (I/O error)'; await sleep(100)) {
+        assert.ok(Date.now() < deadline, 'the guest runs on');
+      }
+      await testbed.freeDisk('alpha');
+      assert.equal(await guestState(), 'paused (I/O error)');
+      await testbed.exec('alpha', ['virsh', '--quiet', 'resume', guest.id]);
+      assert.deepEqual(await writing, { mib: 16 });
+      const { gaps, torn } = await testbed.guestDiskCheck('alpha', guest.ip);
+      assert.deepEqual({ gaps, torn }, { gaps: 0, torn: 0 });
+    });
+
+    it('make it read-only for all but what is open', async () => {
+      await testbed.readOnly('alpha');
+      await testbed.readOnly('alpha');
+      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'EROFS' });
+      assert.throws(() => renameSync(state('images'), state('pictures')), { code: 'EROFS' });
+      assert.deepEqual(await testbed.guestGet('alpha', guest.ip, '/write?mib=2'), { mib: 2 });
+      await testbed.readWrite('alpha');
+      await testbed.readWrite('alpha');
+      writeFileSync(state('new'), 'x');
+    });
+
+    it('lose what was not synced with the power, and nothing that was', async () => {
+      const folder = '/var/lib/vmferry/power';
+      await testbed.exec('alpha', ['mkdir', folder]);
+      await testbed.exec('alpha', ['sync', '--file-system', folder]);
+      const [durable, records] = ['node:fs', join(import.meta.dirname, '../../activities/records/durable.ts')];
+      await node(`
+        import { renameSync, writeFileSync } from '${durable}';
+        import { createOnce, makeDirectory, writeDurable } from '${records}';
+        writeFileSync('${folder}/careless.new', 'whole');
+        renameSync('${folder}/careless.new', '${folder}/careless');
+        await writeDurable('${folder}/durable', 'whole');
+        await createOnce('${folder}/once', 'whole');
+        await makeDirectory('${folder}/one/two');
+        writeFileSync('${folder}/last.new', 'whole');
+        renameSync('${folder}/last.new', '${folder}/last');
+      `);
+      // Somebody keeps a file of the old file system open; the boot is not to wait for him.
+      const open = openSync(state('power/durable'), 'r');
+      let look = '';
+      const stop = testbed.beforePowerLoss((host) => (look = `${host} ${readFileSync(state('power/last'), 'utf8')}`));
+      await testbed.kill('alpha', 'host');
+      stop();
+      assert.equal(look, 'alpha whole', 'until the power goes all of it is there');
+      assert.ok(!existsSync(state('power')), 'the disk of a host that is off cannot be seen');
+      await testbed.start('alpha', 'host');
+      const found = Object.fromEntries(
+        readdirSync(state('power'), { withFileTypes: true }).map((entry) => [
+          entry.name,
+          entry.isDirectory() ? 'directory' : readFileSync(state(`power/${entry.name}`), 'utf8'),
+        ]),
+      );
+      // What was synced later has taken its name along, not its content.
+      assert.deepEqual(found, { careless: '', durable: 'whole', once: 'whole', one: 'directory' });
+      assert.ok(existsSync(state('power/one/two')));
+      closeSync(open);
+      await pool.ok('images', 'add', testbed.imagePaths.disk, '--host', 'alpha');
+    });
+
+    it('fail and are repaired by a reboot', async () => {
+      const { id, ip } = await pool.spawn('alpha', 'unlucky');
+      await testbed.failDisk('alpha');
+      await testbed.failDisk('alpha');
+      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'EROFS' });
+      await assert.rejects(testbed.guestGet('alpha', ip, '/write?mib=2'), /error/);
+      await testbed.readWrite('alpha');
+      writeFileSync(state('new'), 'x');
+      assert.ok(existsSync(state(`instances/${id}`)));
+    });
   });
 });

@@ -272,3 +272,29 @@ describe('an interrupted up', { skip }, () => {
     }
   });
 });
+
+describe('a testbed without file systems of its own', { skip }, () => {
+  it('is made where there are no loop devices, and says that faults of the disk are not for it', async () => {
+    const directory = await freshDirectory();
+    try {
+      const hide = 'for device in /dev/loop*; do mount --bind /dev/null "$device"; done; exec "$@"';
+      await promisify(execFile)(
+        'unshare',
+        ['--mount', 'bash', '-c', hide, 'up', process.execPath, MAIN, 'up', '1', '--bare'],
+        { env: { ...process.env, VMFERRY_TESTBED: directory } },
+      );
+      const testbed = await Testbed.open(directory);
+      assert.match(testbed.diskFaultless('alpha') ?? '', /plain folder: mount: /);
+      for (const fault of [testbed.fillDisk('alpha'), testbed.failDisk('alpha')]) {
+        await assert.rejects(fault, { type: 'InvalidInput', message: /plain folder/ });
+      }
+      await testbed.freeDisk('alpha');
+      const path = testbed.outside('alpha', '/var/lib/vmferry/file');
+      await writeFile(path, 'content');
+      await testbed.reboot('alpha');
+      assert.equal((await testbed.exec('alpha', ['cat', '/var/lib/vmferry/file'])).stdout, 'content');
+    } finally {
+      await Testbed.down(directory);
+    }
+  });
+});

@@ -9,7 +9,10 @@ import type { Testbed } from '../../infra/testbed/testbed.ts';
 
 interface Log {
   host: string;
-  fd: number;
+  path: string;
+  inode: number;
+  /** Null once its host has lost its power. */
+  fd: number | null;
   offset: number;
   text: string;
 }
@@ -17,27 +20,30 @@ interface Log {
 export class ConsoleObserver {
   readonly #testbed: Testbed;
   readonly #instance: string;
-  readonly #logs = new Map<string, Log>();
+  readonly #logs: Log[] = [];
   readonly #timer: NodeJS.Timeout;
+  readonly #stopLooking: () => void;
 
   constructor(testbed: Testbed, instance: string) {
     this.#testbed = testbed;
     this.#instance = instance;
     // Open files stay readable after a move has removed them.
     this.#timer = setInterval(() => this.#look(), 100);
+    this.#stopLooking = testbed.beforePowerLoss((host) => this.#lookForTheLastTime(host));
     this.#look();
   }
 
   stop(): void {
     clearInterval(this.#timer);
+    this.#stopLooking();
     this.#look();
-    for (const { fd } of this.#logs.values()) closeSync(fd);
+    for (const { fd } of this.#logs) if (fd !== null) closeSync(fd);
   }
 
   /** The newest count that any host has shown. */
   get last(): number {
     this.#look();
-    return Math.max(0, ...[...this.#logs.values()].flatMap(({ text }) => counts(text)));
+    return Math.max(0, ...this.#logs.flatMap(({ text }) => counts(text)));
   }
 
   /** What is wrong with the guest's life so far; empty if nothing is. */
@@ -45,7 +51,7 @@ export class ConsoleObserver {
     this.#look();
     const shown = new Map<number, string[]>();
     const pieces: string[] = [];
-    for (const { host, text } of this.#logs.values()) {
+    for (const { host, text } of this.#logs) {
       for (const count of counts(text)) shown.set(count, [...(shown.get(count) ?? []), host]);
       pieces.push(text.slice(0, text.indexOf('\n') + 1), text.slice(text.lastIndexOf('\n') + 1));
     }
@@ -70,20 +76,35 @@ export class ConsoleObserver {
         if (/^g[0-9]+$/.test(name) && existsSync(path)) this.#open(host, path);
       }
     }
-    for (const log of this.#logs.values()) {
-      const buffer = Buffer.alloc(64 * 1024);
-      for (let read; (read = readSync(log.fd, buffer, 0, buffer.length, log.offset)) > 0; log.offset += read) {
-        log.text += buffer.toString('latin1', 0, read);
-      }
+    for (const log of this.#logs) read(log);
+  }
+
+  /** What a host without power has printed cannot be read any more; after its boot the file ends where its disk does. */
+  #lookForTheLastTime(host: string): void {
+    this.#look();
+    for (const log of this.#logs) {
+      if (log.host !== host || log.fd === null) continue;
+      closeSync(log.fd);
+      log.fd = null;
     }
   }
 
   #open(host: string, path: string): void {
     const fd = openSync(path, 'r');
-    const { ino, dev } = fstatSync(fd);
-    const key = `${dev}:${ino}`;
-    if (this.#logs.has(key)) closeSync(fd);
-    else this.#logs.set(key, { host, fd, offset: 0, text: '' });
+    const { ino: inode, size } = fstatSync(fd);
+    const same = (log: Log): boolean => log.host === host && log.inode === inode;
+    const seen = this.#logs.find((log) => same(log) && (log.fd !== null || log.path === path));
+    if (!seen) this.#logs.push({ host, path, inode, fd, offset: 0, text: '' });
+    else if (seen.fd !== null) closeSync(fd);
+    else Object.assign(seen, { fd, offset: size });
+  }
+}
+
+function read(log: Log): void {
+  if (log.fd === null) return;
+  const buffer = Buffer.alloc(64 * 1024);
+  for (let read; (read = readSync(log.fd, buffer, 0, buffer.length, log.offset)) > 0; log.offset += read) {
+    log.text += buffer.toString('latin1', 0, read);
   }
 }
 

@@ -54,6 +54,9 @@ export async function traces(
       .filter((pid) => text(`/proc/${pid}/environ`).includes(`${directory}//`))
       .map((pid) => `process ${pid} with its mark`),
     ...(text('/proc/self/mounts').includes(directory) ? ['a mount'] : []),
+    ...readdirSync('/sys/block')
+      .filter((device) => text(`/sys/block/${device}/loop/backing_file`).startsWith(`${directory}/`))
+      .map((device) => `loop device ${device}`),
     ...(existsSync(directory) ? [directory] : []),
   ];
 }
