@@ -1,11 +1,12 @@
 /** One simulated host: its disk, its namespaces, its daemons. */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { appendFile, copyFile, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { existsSync, readFileSync } from 'node:fs';
+import { appendFile, copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run, type RunOptions, type RunResult } from '../../activities/exec/run.ts';
 import { writeDurable } from '../../activities/records/durable.ts';
 import { VmferryError } from '../../workflows/failures.ts';
+import { ensureClock, OFFSET_FILE } from './clock/clock.ts';
 import { STATE_DIRECTORY, StateDisk } from './disk.ts';
 import {
   commandLine,
@@ -247,6 +248,22 @@ export class Host {
     this.state.hide();
   }
 
+  /** Seconds by which the clock of what starts on the host is ahead; negative when it is behind. */
+  get clock(): number {
+    if (!existsSync(this.outside(PRELOAD_FILE))) return 0;
+    return Number(readFileSync(this.outside(OFFSET_FILE), 'utf8'));
+  }
+
+  /** Sets it for whatever starts from now on, be it after a boot. */
+  async setClock(seconds: number): Promise<void> {
+    await rm(this.outside(PRELOAD_FILE), { force: true });
+    if (seconds === 0) return;
+    // QEMU's user must read all of it. What runs has the old library mapped, so it must not be written into.
+    await writeDurable(this.outside(CLOCK_LIBRARY), await readFile(await ensureClock()), { mode: 0o755 });
+    await writeDurable(this.outside(OFFSET_FILE), `${seconds}\n`);
+    await writeDurable(this.outside(PRELOAD_FILE), `${CLOCK_LIBRARY}\n`);
+  }
+
   /** Lets nothing be written that is not open for writing already. No-op if so. */
   async readOnly(): Promise<void> {
     if (this.state.state(this.#on()) !== 'normal') return;
@@ -298,6 +315,10 @@ export class Host {
     });
   }
 }
+
+/** What the dynamic linker loads into every program first. */
+const PRELOAD_FILE = '/etc/ld.so.preload';
+const CLOCK_LIBRARY = '/etc/clock.so';
 
 /** Does this QEMU run the instance? libvirt tells it UUID and name. */
 function runs(qemu: Process, instance: string): boolean {

@@ -152,6 +152,12 @@ onHost('free-disk', 'give it back', (testbed, host) => testbed.freeDisk(host));
 onHost('read-only', 'let nothing be written that is not open already', (testbed, host) => testbed.readOnly(host));
 onHost('fail-disk', 'make ext4 meet an error: no more writing at all', (testbed, host) => testbed.failDisk(host));
 onHost('read-write', 'undo `read-only`; `fail-disk` by a reboot', (testbed, host) => testbed.readWrite(host));
+program
+  .command('skew-clock')
+  .description('set a host’s clock ahead, or back; restarts its libvirtd and worker')
+  .argument('<host>')
+  .argument('<seconds>', 'negative to set it back (after `--`), 0 to set it right', Number)
+  .action(async (host: string, seconds: number) => (await Testbed.open()).skewClock(host, seconds));
 onHost('reboot', 'a power loss, and a boot', (testbed, host) => testbed.reboot(host));
 
 program

@@ -376,6 +376,21 @@ export class Testbed {
     else await host.readWrite();
   }
 
+  /**
+   * Sets a host's clock ahead by so many seconds, or back, or right again with 0: libvirtd and workers are killed and started
+   * again where they ran, and all that starts later has that clock, after a boot as well. Running guests keep theirs. Clocks
+   * that count from the boot are right, and times of files are the machine's. No-op if the clock is so.
+   */
+  async skewClock(name: string, seconds: number): Promise<void> {
+    const host = this.#host(name);
+    if (!Number.isInteger(seconds)) throw new VmferryError('InvalidInput', `${seconds} is no number of seconds`);
+    if (host.clock === seconds) return;
+    const running = (['libvirtd', 'worker', 'second-worker'] as const).filter((what) => host.daemon(what));
+    for (const what of running.toReversed()) await this.kill(name, what);
+    await host.setClock(seconds);
+    for (const what of running) await this.start(name, what);
+  }
+
   /** Everything that belongs to the testbed, and its pid on the machine; null for what does not run. */
   status(): PartStatus[] {
     const part = (where: string, what: string, process: Process | null, log: string | null): PartStatus => ({

@@ -193,6 +193,40 @@ describe('the faults of a testbed', { skip: cannotRun }, () => {
     await connectsAgain(testbed, 'alpha', 'wan');
   });
 
+  it('sets a clock wrong for all that starts on a host, and right again', async () => {
+    const ahead = async (host: string, command: readonly [string, ...string[]]): Promise<number> => {
+      const { stdout } = await testbed.exec(host, command);
+      return Math.round(Number(stdout) - Date.now() / 1000);
+    };
+    const date = ['date', '+%s.%N'] as const;
+    const near = (value: number, expected: number): void =>
+      assert.ok(Math.abs(value - expected) <= 5, `${value} s ahead, not ${expected}`);
+    const libvirtd = pids('alpha', 'libvirtd');
+    for (const seconds of [3600, -3600]) {
+      await testbed.skewClock('alpha', seconds);
+      near(await ahead('alpha', date), seconds);
+      near(await ahead('alpha', [process.execPath, '-p', 'Date.now() / 1000']), seconds);
+      near(await ahead('beta', date), 0);
+      const started = performance.now();
+      await testbed.exec('alpha', ['timeout', '10', process.execPath, '-e', 'setTimeout(() => {}, 300)']);
+      assert.ok(performance.now() - started < 5000, 'a time limit is what it was');
+    }
+    assert.notDeepEqual(pids('alpha', 'libvirtd'), libvirtd);
+    const late = await pool.spawn('alpha', 'late');
+    near(Math.round(((await testbed.guestStatus('alpha', late.ip)).wall - Date.now()) / 1000), -3600);
+    near(Math.round(((await testbed.guestStatus('alpha', guest.ip)).wall - Date.now()) / 1000), 0);
+    await testbed.kill('alpha', 'worker');
+    await testbed.start('alpha', 'worker');
+    const [worker] = pids('alpha', 'worker');
+    assert.match(readFileSync(`/proc/${worker}/maps`, 'utf8'), /clock\.so/, 'a worker that starts later has it too');
+    await testbed.skewClock('alpha', 0);
+    await testbed.skewClock('alpha', 0);
+    near(await ahead('alpha', date), 0);
+    assert.doesNotMatch(readFileSync(`/proc/${pids('alpha', 'worker')[0]}/maps`, 'utf8'), /clock\.so/);
+    await assert.rejects(testbed.skewClock('alpha', 0.5), { type: 'InvalidInput' });
+    await pool.ok('instances', 'delete', late.id, '--yes');
+  });
+
   describe('of the disk', () => {
     const state = (path: string): string => testbed.outside('alpha', `/var/lib/vmferry/${path}`);
     const node = (script: string): Promise<unknown> =>
