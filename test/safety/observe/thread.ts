@@ -1,0 +1,145 @@
+/**
+ * The observers' thread: it looks at processes, consoles and files of all hosts, whatever the campaign's own thread is busy
+ * with. It runs ahead of other programs, so that its looks come in time though the guests take all there is.
+ */
+import { readlinkSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { parentPort, workerData } from 'node:worker_threads';
+import type { History, HostState } from '../history.ts';
+import { calibrate } from './clock.ts';
+import { ConsoleObserver } from './consoles.ts';
+import { Hosts } from './hosts.ts';
+import { hostState } from './host-state.ts';
+import { LibvirtObserver } from './libvirt.ts';
+import { PackageObserver } from './packages.ts';
+import { QemuObserver } from './qemus.ts';
+import { StateDirectory, type Findings } from './state-directory.ts';
+
+/** Milliseconds between two looks. */
+const EVERY = {
+  /** At the vCPUs: an overlap that is shorter may be missed. */
+  vcpus: 20,
+  /** At consoles, and for new processes. */
+  consoles: 100,
+  /** At disks and save files. */
+  files: 200,
+  consoleTurns: 500,
+  hosts: 1_000,
+  /** At all that inotify should have told of. */
+  folders: 2_000,
+  clock: 10_000,
+} as const;
+
+export interface ThreadData {
+  testbed: string;
+  /** State directory on the machine, by host. */
+  hosts: Record<string, string>;
+}
+
+/** What the thread is asked, and what it answers. */
+export interface Calls {
+  /** Everything seen so far. */
+  collect(): Observed;
+  /** On which host an instance runs, or ran last. */
+  whereabouts(instance: string): string | null;
+  /** Looks at everything once more: packages are read again (null: all), hosts asked for what they know. */
+  settle(packages: string[] | null): Promise<HostState[]>;
+  stop(): Promise<void>;
+}
+
+export type Observed = Pick<
+  History,
+  'qemus' | 'events' | 'consoles' | 'ledger' | 'records' | 'things' | 'packages' | 'looks'
+>;
+
+const { testbed, hosts: roots } = workerData as ThreadData;
+const port = parentPort;
+if (!port) throw new Error('this is a worker thread');
+
+const hosts = new Hosts(testbed, Object.keys(roots));
+const qemus = new QemuObserver(hosts);
+const consoles = new ConsoleObserver();
+const packages = new PackageObserver();
+const libvirt = new LibvirtObserver(hosts);
+const findings: Findings = { ledger: [], records: [], things: [] };
+const directories = Object.entries(roots).map(
+  ([host, root]) =>
+    new StateDirectory(host, root, findings, {
+      onConsole: (instance, generation, path) => consoles.add(host, instance, generation, path),
+      onPackage: (id, folder, at) => packages.add(host, id, folder, at),
+      onPackageGone: (id, at) => packages.gone(host, id, at),
+    }),
+);
+
+/** The thread, not the process. */
+setPriority(Number(readlinkSync('/proc/thread-self').split('/').at(-1)), -10);
+const begunCpu = process.threadCpuUsage();
+surveyHosts();
+const timers = [
+  setInterval(() => qemus.look(), EVERY.vcpus),
+  setInterval(() => {
+    qemus.discover();
+    consoles.look();
+  }, EVERY.consoles),
+  setInterval(() => directories.forEach((directory) => directory.look()), EVERY.files),
+  setInterval(() => consoles.survey(), EVERY.consoleTurns),
+  setInterval(surveyHosts, EVERY.hosts),
+  setInterval(() => {
+    qemus.survey();
+    directories.forEach((directory) => directory.survey());
+  }, EVERY.folders),
+  setInterval(calibrate, EVERY.clock),
+];
+
+const calls: Calls = {
+  collect: () => ({
+    qemus: qemus.lives,
+    events: libvirt.events,
+    consoles: consoles.logs,
+    ...findings,
+    packages: packages.packages,
+    looks: { count: qemus.count, longestPause: qemus.longestPause, cpuMillis: cpuMillis() },
+  }),
+  whereabouts: (instance) => qemus.whereabouts(instance),
+  settle: async (ids) => {
+    await packages.verify(ids && new Set(ids));
+    packages.survey();
+    directories.forEach((directory) => directory.survey());
+    directories.forEach((directory) => directory.look());
+    await qemus.settle();
+    consoles.look();
+    return Promise.all(Object.entries(roots).map(([host, root]) => hostState(host, root, hosts, libvirt)));
+  },
+  stop: async () => {
+    timers.forEach((timer) => clearInterval(timer));
+    directories.forEach((directory) => directory.close());
+    qemus.close();
+    consoles.close();
+    hosts.close();
+    await packages.close();
+    await libvirt.close();
+  },
+};
+
+port.on('message', (question: { id: number; call: keyof Calls; args: unknown[] }) => void answer(question));
+port.postMessage({ id: 0 });
+
+async function answer({ id, call, args }: { id: number; call: keyof Calls; args: unknown[] }): Promise<void> {
+  try {
+    const result: unknown = await (calls[call] as (...args: unknown[]) => unknown)(...args);
+    port?.postMessage({ id, result });
+  } catch (error) {
+    port?.postMessage({ id, error });
+  }
+  if (call === 'stop') port?.close();
+}
+
+function surveyHosts(): void {
+  hosts.survey();
+  libvirt.survey();
+}
+
+function cpuMillis(): number {
+  const { user, system } = process.threadCpuUsage(begunCpu);
+  return (user + system) / 1000;
+}

@@ -1,0 +1,76 @@
+/** Where an instance's state lay on a disk: complete save files, sealed packages. Each is of use until the guest runs on. */
+import type { Between, Time } from '../history.ts';
+import { intersection, possiblyOwned, runsOf, type Interval, type View } from './view.ts';
+
+export interface StateCopy {
+  what: string;
+  /** When it may have been there, whole, and the newest state. */
+  possible: Interval[];
+  /** When it certainly was. Empty (from > to) if that cannot be said. */
+  certain: Interval;
+}
+
+export function stateCopies(view: View): StateCopy[] {
+  return [...saveFiles(view), ...sealedPackages(view)];
+}
+
+/** A disk of the instance on a host. */
+export function disksOn(view: View, host: string): Interval[] {
+  return view.things
+    .filter((thing) => thing.host === host && /^instances\/[^/]+\/g\d+\/[^/]+\.qcow2$/.test(thing.path))
+    .map(({ appeared, gone }) => [appeared.after, gone?.by ?? Infinity] as const);
+}
+
+/** With the working copy's disk beside it, for whoever owns the instance. */
+function saveFiles(view: View): StateCopy[] {
+  const found: StateCopy[] = [];
+  for (const { host, path, complete, gone } of view.things) {
+    if (!complete || !/^moves\/[^/]+\/snapshot$/.test(path)) continue;
+    const stale = staleAfter(view, complete);
+    const until = Math.min(gone?.by ?? Infinity, stale.certainly);
+    const owned = intersection([[complete.after, until]], possiblyOwned(view, host));
+    const decided = view.tenures.filter((tenure) => tenure.host === host).map((tenure) => tenure.until?.after ?? Infinity);
+    found.push({
+      what: `the save file on ${host}`,
+      possible: intersection(owned, disksOn(view, host)),
+      certain: [complete.by, Math.min(gone?.after ?? Infinity, stale.possibly, Math.max(0, ...decided))],
+    });
+  }
+  return found;
+}
+
+function sealedPackages(view: View): StateCopy[] {
+  const found: StateCopy[] = [];
+  for (const { id, host, appeared, gone, changes } of view.history.packages) {
+    const generation = view.packages.get(id);
+    if (generation === undefined) continue;
+    const stale = staleAfter(view, appeared);
+    const overtaken = view.tenures.find((tenure) => tenure.generation > generation)?.from;
+    const damaged = changes.find(({ file, what }) => !isEnvelope(file) || what !== 'added')?.at;
+    // Written just before the vCPUs run; from then on nobody restores from the package.
+    const resumed = view.records.find(({ path }) => path.endsWith(`/resumed-${generation}.json`))?.at;
+    const end = (which: keyof Between): Time =>
+      Math.min(gone?.[which] ?? Infinity, overtaken?.[which] ?? Infinity, damaged ?? Infinity, resumed?.[which] ?? Infinity);
+    found.push({
+      what: `package ${id} on ${host}`,
+      possible: [[appeared.after, Math.min(end('by'), stale.certainly)]],
+      certain: [appeared.by, Math.min(end('after'), stale.possibly)],
+    });
+  }
+  return found;
+}
+
+/** Files that may be added to a package: envelopes and signed statements, by way of a name that tells that they are not whole. */
+export const isEnvelope = (file: string): boolean =>
+  /^(\.tmp-[^/]*|(to-[0-9A-F]{64}\.pgp|[a-z0-9-]+\.asc)(\.partial)?)$/.test(file);
+
+/** When the guest ran on after a state of it was complete, which made that state an old one. */
+function staleAfter(view: View, complete: Between): { certainly: Time; possibly: Time } {
+  let [certainly, possibly] = [Infinity, Infinity];
+  for (const { run } of runsOf(view)) {
+    if (run.by > complete.after) possibly = Math.min(possibly, Math.max(run.after, complete.after));
+    if (run.after >= complete.by) certainly = Math.min(certainly, run.first);
+    else if (run.last > complete.by) certainly = Math.min(certainly, Math.max(run.first, complete.by));
+  }
+  return { certainly, possibly };
+}

@@ -1,0 +1,156 @@
+/** One instance's part of a history, in the terms of the rules. */
+import type {
+  Between,
+  Checkpoint,
+  ConsoleLog,
+  DiskCheck,
+  History,
+  LedgerEntry,
+  QemuLife,
+  RecordVersion,
+  Run,
+  Thing,
+  Time,
+  WatchedInstance,
+} from '../history.ts';
+
+/** For how long a host owned a generation, by its ledger. */
+export interface Tenure {
+  host: string;
+  generation: number;
+  from: Between;
+  /** When it decided what becomes of it; null: it has not. */
+  until: Between | null;
+  decision: LedgerEntry['decision'];
+  to: string | null;
+}
+
+/** From, to; open at neither end. */
+export type Interval = readonly [Time, Time];
+
+export interface View {
+  history: History;
+  instance: WatchedInstance;
+  lives: QemuLife[];
+  /** Ascending by generation, then by time. */
+  tenures: Tenure[];
+  /** In the order in which they began to tell counts; those that told none are left out. */
+  consoles: ConsoleLog[];
+  checkpoints: Checkpoint[];
+  diskChecks: DiskCheck[];
+  records: RecordVersion[];
+  things: Thing[];
+  /** The generation that each of its packages would make, by package id. */
+  packages: Map<string, number>;
+  moves: Set<string>;
+}
+
+export function viewOf(history: History, instance: WatchedInstance): View {
+  const { id } = instance;
+  const mine = <T extends { instance: string }>(all: readonly T[]): T[] => all.filter((one) => one.instance === id);
+  const records = history.records.filter(({ path }) => path.startsWith(`instances/${id}/`));
+  const packages = new Map<string, number>();
+  for (const { kind, packageId, generation } of mine(history.ledger)) {
+    if (packageId !== null && kind !== 'decision') packages.set(packageId, generation);
+  }
+  const moves = new Set<string>();
+  for (const { path, content } of records) {
+    const { moveId, packageId } = (content ?? {}) as { moveId?: string; packageId?: string };
+    if (moveId !== undefined) moves.add(moveId);
+    const saved = /\/save-(\d+)\.json$/.exec(path)?.[1];
+    if (saved !== undefined && packageId !== undefined) packages.set(packageId, Number(saved) + 1);
+  }
+  const consoles = mine(history.consoles).filter(({ spans }) => spans.length > 0);
+  return {
+    ...{ history, instance, records, packages, moves },
+    lives: mine(history.qemus),
+    tenures: tenuresOf(history, id),
+    consoles: consoles.sort((a, b) => (a.spans[0]?.firstAt ?? 0) - (b.spans[0]?.firstAt ?? 0)),
+    checkpoints: mine(history.checkpoints).sort((a, b) => a.asked - b.asked),
+    diskChecks: mine(history.diskChecks).sort((a, b) => a.asked - b.asked),
+    things: history.things.filter(({ path }) => {
+      const [top, name = ''] = path.split('/');
+      if (top === 'instances') return name === id;
+      return moves.has(name) || packages.has(name.replace(/\.partial$/, ''));
+    }),
+  };
+}
+
+/** All runs of its vCPUs with the process to which they belong, in order. */
+export const runsOf = (view: View): { life: QemuLife; run: Run }[] =>
+  view.lives.flatMap((life) => life.runs.map((run) => ({ life, run }))).sort((a, b) => a.run.first - b.run.first);
+
+/** When a host may have owned the instance, by its own ledger: nothing outside of it was its right. */
+export function possiblyOwned(view: View, host: string): Interval[] {
+  return union(
+    view.tenures
+      .filter((tenure) => tenure.host === host)
+      .map(({ from, until }) => [from.after, until?.by ?? Infinity] as const),
+  );
+}
+
+function tenuresOf(history: History, id: string): Tenure[] {
+  const entries = history.ledger.filter(({ instance }) => instance === id);
+  const tenures: Tenure[] = [];
+  for (const { host, generation, written } of entries.filter(({ kind }) => kind === 'owned')) {
+    const decided = entries.find(
+      (entry) => entry.kind === 'decision' && entry.host === host && entry.generation === generation,
+    );
+    const { decision = null, to = null } = decided ?? {};
+    tenures.push({ host, generation, from: written, until: decided?.written ?? null, decision, to });
+  }
+  // A host that takes its instance back writes two files, and counts as owner of the next generation from the first one on.
+  for (const tenure of [...tenures]) {
+    if (tenure.decision !== 'return' || !tenure.until) continue;
+    const next = tenures.find(({ host, generation }) => host === tenure.host && generation === tenure.generation + 1);
+    if (next) next.from = { after: Math.min(next.from.after, tenure.until.after), by: next.from.by };
+    else {
+      const { host, until: from } = tenure;
+      tenures.push({ host, generation: tenure.generation + 1, from, until: null, decision: null, to: null });
+    }
+  }
+  for (const { kind, host, ids, at } of history.disturbances) {
+    if (kind !== 'fenced' || (ids !== null && !ids.includes(id))) continue;
+    for (const tenure of tenures) {
+      if (tenure.host !== host || tenure.from.after > at) continue;
+      tenure.until = { after: Math.min(tenure.until?.after ?? at, at), by: Math.min(tenure.until?.by ?? at, at) };
+    }
+  }
+  return tenures.sort((a, b) => a.generation - b.generation || a.from.by - b.from.by);
+}
+
+// ---- Intervals ----
+
+export function union(intervals: readonly Interval[]): Interval[] {
+  const merged: [Time, Time][] = [];
+  for (const [from, to] of [...intervals].sort((a, b) => a[0] - b[0])) {
+    if (to < from) continue;
+    const last = merged.at(-1);
+    if (last && from <= last[1]) last[1] = Math.max(last[1], to);
+    else merged.push([from, to]);
+  }
+  return merged;
+}
+
+export function intersection(some: readonly Interval[], others: readonly Interval[]): Interval[] {
+  return union(
+    some.flatMap(([from, to]) =>
+      others.map(([start, end]) => [Math.max(from, start), Math.min(to, end)] as const).filter(([a, b]) => a <= b),
+    ),
+  );
+}
+
+/** What of an interval none of the others covers. */
+export function uncovered([from, to]: Interval, covered: readonly Interval[]): Interval[] {
+  const left: Interval[] = [];
+  let at = from;
+  for (const [start, end] of union(covered)) {
+    if (start > at && at < to) left.push([at, Math.min(start, to)]);
+    at = Math.max(at, end);
+  }
+  if (at < to) left.push([at, to]);
+  return left;
+}
+
+/** For people: seconds since the observation began. */
+export const when = (history: History, at: Time): string => `${((at - history.from) / 1000).toFixed(3)} s`;
