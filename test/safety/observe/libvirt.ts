@@ -2,14 +2,7 @@
  * libvirt's own word, host by host, over the host's socket as the machine sees it: lifecycle events while libvirtd is
  * there, and what it knows when asked.
  */
-import {
-  Connection,
-  DomainState,
-  isLibvirtError,
-  withOwnConnection,
-  type Lifecycle,
-  type Named,
-} from 'libvirt';
+import { Connection, DomainState, isLibvirtError, withOwnConnection, type Lifecycle, type Named } from 'libvirt';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { childrenOf, elementAt, parseXml, rootOf } from '../../../activities/hypervisor/xml.ts';
 import type { HostState, LibvirtEvent, Time } from '../history.ts';
@@ -48,7 +41,10 @@ export class LibvirtObserver {
     if (uri === null) return null;
     const asked = withOwnConnection(uri, async (connection) => {
       const domains = (await connection.domains()).map((named) => describe(connection, named));
-      return { domains: (await Promise.all(domains)).filter((domain) => domain !== null), dhcp: await dhcpOf(connection) };
+      return {
+        domains: (await Promise.all(domains)).filter((domain) => domain !== null),
+        dhcp: await dhcpOf(connection),
+      };
     }).catch((error: unknown) => {
       if (isLibvirtError(error)) return null;
       throw error;

@@ -202,7 +202,7 @@ class Thread {
       else asked?.reject(error);
     });
     // What is asked of a thread that has died must not wait for ever.
-    worker.on('error', (error) => this.#fail(error));
+    worker.on('error', (error: Error) => this.#fail(error));
     worker.on('exit', () => this.#fail(new Error('the observers have stopped')));
   }
 

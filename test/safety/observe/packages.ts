@@ -99,7 +99,8 @@ export class PackageObserver {
     const found = stampsOf(folder);
     // The folder itself is gone: that is told by the one above.
     if (found.size === 0) return;
-    const change = (file: string, what: PackageChange['what']): unknown => sealed.changes.push({ at: now(), file, what });
+    const change = (file: string, what: PackageChange['what']): unknown =>
+      sealed.changes.push({ at: now(), file, what });
     for (const [name, stamp] of found) {
       const before = stamps.get(name);
       if (before === stamp) continue;

@@ -82,7 +82,11 @@ export class QemuObserver {
 
   /** For QEMUs that nobody's libvirt has started, and to forget what has ended. */
   survey(): void {
-    const pids = new Set(readdirSync('/proc').map(Number).filter((pid) => pid > 0));
+    const pids = new Set(
+      readdirSync('/proc')
+        .map(Number)
+        .filter((pid) => pid > 0),
+    );
     for (const pid of this.#others.keys()) if (!pids.has(pid)) this.#others.delete(pid);
     const inits = new Map(this.#hosts.names.map((name) => [this.#hosts.pid(name), name]));
     for (const pid of pids) {

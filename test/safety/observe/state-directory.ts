@@ -62,7 +62,8 @@ export class StateDirectory {
 
   /** Looks into every folder, and mends what watches them. */
   survey(): void {
-    for (const name of ['instances', 'network', 'moves', 'staging', 'incoming', 'packages', 'images']) this.#enter(name);
+    for (const name of ['instances', 'network', 'moves', 'staging', 'incoming', 'packages', 'images'])
+      this.#enter(name);
     for (const path of this.#folders.keys()) this.#lookInto(path);
     this.#consoles.clear();
   }

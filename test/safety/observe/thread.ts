@@ -3,8 +3,8 @@
  * with. It runs ahead of other programs, so that its looks come in time though the guests take all there is.
  */
 import { readlinkSync } from 'node:fs';
-import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
+import { run } from '../../../activities/exec/run.ts';
 import type { History, HostState } from '../history.ts';
 import { calibrate } from './clock.ts';
 import { ConsoleObserver } from './consoles.ts';
@@ -71,8 +71,9 @@ const directories = Object.entries(roots).map(
     }),
 );
 
-/** The thread, not the process. */
-setPriority(Number(readlinkSync('/proc/thread-self').split('/').at(-1)), -10);
+// Niceness would not do: the kernel shares the processors among sessions first. What the thread starts has no part in it.
+const thread = readlinkSync('/proc/thread-self').split('/').at(-1) ?? '';
+await run('chrt', ['--reset-on-fork', '--rr', '--pid', '1', thread]);
 const begunCpu = process.threadCpuUsage();
 surveyHosts();
 const timers = [

@@ -29,7 +29,9 @@ function saveFiles(view: View): StateCopy[] {
     const stale = staleAfter(view, complete);
     const until = Math.min(gone?.by ?? Infinity, stale.certainly);
     const owned = intersection([[complete.after, until]], possiblyOwned(view, host));
-    const decided = view.tenures.filter((tenure) => tenure.host === host).map((tenure) => tenure.until?.after ?? Infinity);
+    const decided = view.tenures
+      .filter((tenure) => tenure.host === host)
+      .map((tenure) => tenure.until?.after ?? Infinity);
     found.push({
       what: `the save file on ${host}`,
       possible: intersection(owned, disksOn(view, host)),
@@ -50,7 +52,12 @@ function sealedPackages(view: View): StateCopy[] {
     // Written just before the vCPUs run; from then on nobody restores from the package.
     const resumed = view.records.find(({ path }) => path.endsWith(`/resumed-${generation}.json`))?.at;
     const end = (which: keyof Between): Time =>
-      Math.min(gone?.[which] ?? Infinity, overtaken?.[which] ?? Infinity, damaged ?? Infinity, resumed?.[which] ?? Infinity);
+      Math.min(
+        gone?.[which] ?? Infinity,
+        overtaken?.[which] ?? Infinity,
+        damaged ?? Infinity,
+        resumed?.[which] ?? Infinity,
+      );
     found.push({
       what: `package ${id} on ${host}`,
       possible: [[appeared.after, Math.min(end('by'), stale.certainly)]],
@@ -64,10 +71,11 @@ function sealedPackages(view: View): StateCopy[] {
 export const isEnvelope = (file: string): boolean =>
   /^(\.tmp-[^/]*|(to-[0-9A-F]{64}\.pgp|[a-z0-9-]+\.asc)(\.partial)?)$/.test(file);
 
-/** When the guest ran on after a state of it was complete, which made that state an old one. */
+/** When the guest rightly ran on after a state of it was complete, which made that state an old one. */
 function staleAfter(view: View, complete: Between): { certainly: Time; possibly: Time } {
   let [certainly, possibly] = [Infinity, Infinity];
-  for (const { run } of runsOf(view)) {
+  for (const { life, run } of runsOf(view)) {
+    if (intersection([[run.after, run.by]], possiblyOwned(view, life.host)).length === 0) continue;
     if (run.by > complete.after) possibly = Math.min(possibly, Math.max(run.after, complete.after));
     if (run.after >= complete.by) certainly = Math.min(certainly, run.first);
     else if (run.last > complete.by) certainly = Math.min(certainly, Math.max(run.first, complete.by));

@@ -39,6 +39,7 @@ export function coverage(view: View): Violation[] {
 
 export function looks({ looks: { count, longestPause }, hosts, from }: History): Violation[] {
   if (count > 0 && longestPause <= PAUSE_MS) return [];
-  const text = count === 0 ? 'nobody looked at the vCPUs' : `nobody looked at the vCPUs for ${Math.round(longestPause)} ms`;
+  const text =
+    count === 0 ? 'nobody looked at the vCPUs' : `nobody looked at the vCPUs for ${Math.round(longestPause)} ms`;
   return [{ invariant: 0, instance: null, hosts, at: from, text }];
 }

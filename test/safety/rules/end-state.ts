@@ -27,12 +27,18 @@ export function endState(view: View): Violation[] {
   else {
     const [owner, ...others] = owners;
     if (!owner || others.length > 0) {
-      report(4, owners.map(({ host }) => host), `${owner ? 'several hosts own' : 'no host owns'} it at the end`);
+      report(
+        4,
+        owners.map(({ host }) => host),
+        `${owner ? 'several hosts own' : 'no host owns'} it at the end`,
+      );
     } else if (instance.expected === 'running') runsOnOwner(view, owner, living, report);
-    else for (const { host } of living) report(4, [host], `a QEMU process is left on ${host}, though it should be stopped`);
+    else
+      for (const { host } of living)
+        report(4, [host], `a QEMU process is left on ${host}, though it should be stopped`);
   }
   unfinished(view, report);
-  leftovers(view, owners[0] ?? null, living, report);
+  leftovers(view, new Set(owners.map(({ host }) => host)), living, report);
   return found;
 }
 
@@ -42,24 +48,31 @@ export function unknownThings(history: History, views: readonly View[]): Violati
   const packages = new Set(views.flatMap((view) => [...view.packages.keys()]));
   const instances = new Set(views.map(({ instance }) => instance.id));
   const planted = new Set(history.bystanders.map(({ host, path }) => `${host} ${path}`));
-  const violation = (host: string, text: string): Violation => ({
-    ...{ invariant: 5, instance: null, hosts: [host], at: history.to },
+  const violation = (host: string, text: string, invariant: 4 | 5 = 5): Violation => ({
+    ...{ invariant, instance: null, hosts: [host], at: history.to },
     text,
   });
   return history.final.flatMap((state) => {
-    const { host } = state;
-    const top = topLevel(state).filter(({ path }) => !planted.has(`${host} ${path}`));
+    const { host, files } = state;
+    const halfMade = files.filter((file) => HALF_MADE.test(file) && !views.some((view) => belongsTo(view, file)));
+    const top = topLevel(state).filter(({ path }) => !planted.has(`${host} ${path}`) && !HALF_MADE.test(path));
     const unknown = top.filter(({ folder, id }) => {
       if (folder === 'moves' || folder === 'staging') return !moves.has(id);
       if (folder === 'incoming' || folder === 'packages') return !packages.has(id.replace(/\.partial$/, ''));
       return (folder === 'instances' || folder === 'network') && !instances.has(id.replace(/\.json$/, ''));
     });
     const strange = (state.domains ?? []).filter(
-      ({ uuid }) => !instances.has(uuid) && !history.bystanders.some(({ host: on, what }) => on === host && what.includes(uuid)),
+      ({ uuid }) =>
+        !instances.has(uuid) && !history.bystanders.some(({ host: on, what }) => on === host && what.includes(uuid)),
     );
     return [
+      ...halfMade
+        .filter((file) => !planted.has(`${host} ${topOf(file)}`))
+        .map((path) => violation(host, `${host} keeps ${path}, which was never finished`, 4)),
       ...unknown.map(({ path }) => violation(host, `${host} keeps ${path}, which no record knows`)),
-      ...strange.map(({ name, uuid }) => violation(host, `libvirt on ${host} knows domain ${name} (${uuid}), which nobody made`)),
+      ...strange.map(({ name, uuid }) =>
+        violation(host, `libvirt on ${host} knows domain ${name} (${uuid}), which nobody made`),
+      ),
     ];
   });
 }
@@ -72,7 +85,9 @@ export function bystanders(history: History): Violation[] {
   });
   const harmed = history.bystanders
     .filter(({ before, after }) => before !== after)
-    .map(({ host, what, after }) => violation(host, `${what}, on ${host}, ${after === null ? 'is gone' : 'was changed'}`));
+    .map(({ host, what, after }) =>
+      violation(host, `${what}, on ${host}, ${after === null ? 'is gone' : 'was changed'}`),
+    );
   const deleted = (id: string): boolean =>
     history.disturbances.some(({ kind, ids }) => kind === 'operator-deleted' && ids?.includes(id) === true);
   const images = history.things
@@ -90,7 +105,10 @@ function runsOnOwner(view: View, { host }: Tenure, living: QemuLife[], report: R
   if (own.length > 1) report(4, [host], `${own.length} QEMU processes are left on ${host}`);
   const [life] = own;
   if (!life) {
-    const last = lives.filter(({ ended }) => ended).sort((a, b) => (a.ended?.by ?? 0) - (b.ended?.by ?? 0)).at(-1);
+    const last = lives
+      .filter(({ ended }) => ended)
+      .sort((a, b) => (a.ended?.by ?? 0) - (b.ended?.by ?? 0))
+      .at(-1);
     const struck = last && history.disturbances.some((one) => strikes(one, last));
     if (!struck) report(4, [host], `it does not run on ${host}, its owner, though nothing had ended it`);
     return;
@@ -134,16 +152,17 @@ function unfinished(view: View, report: Report): void {
 }
 
 /** What a settled instance may have: a working copy and network entries on its owner, packages and small records anywhere. */
-function leftovers(view: View, owner: Tenure | null, living: QemuLife[], report: Report): void {
+function leftovers(view: View, owners: ReadonlySet<string>, living: QemuLife[], report: Report): void {
   const { history, instance } = view;
   const running = instance.expected === 'running';
-  const inUse = living.find(({ host }) => host === owner?.host)?.generation ?? null;
   for (const state of history.final) {
     const { host, domains, dhcp, rules } = state;
-    const owns = host === owner?.host;
+    const owns = owners.has(host);
+    const inUse = living.find((life) => life.host === host)?.generation ?? null;
     for (const { path, folder, id } of topLevel(state)) {
       if (!belongsTo(view, path) || HALF_MADE.test(path)) continue;
-      if (folder === 'moves' || folder === 'staging' || folder === 'incoming') report(5, [host], `${host} keeps ${path}`);
+      if (folder === 'moves' || folder === 'staging' || folder === 'incoming')
+        report(5, [host], `${host} keeps ${path}`);
       if (folder === 'network' && !owns) report(5, [host], `${host} still admits it to its network: ${path}`);
       if (folder === 'network' && id !== `${instance.id}.json`) report(5, [host], `${host} keeps ${path}`);
     }
@@ -159,7 +178,8 @@ function leftovers(view: View, owner: Tenure | null, living: QemuLife[], report:
       if (running && !state.files.includes(`network/${instance.id}.json`)) {
         report(4, [host], `${host} has no record of its address`);
       }
-      if (running && dhcp && !dhcp.some(({ ip }) => ip === instance.ip)) report(4, [host], `${host} lacks its DHCP entry`);
+      if (running && dhcp && !dhcp.some(({ ip }) => ip === instance.ip))
+        report(4, [host], `${host} lacks its DHCP entry`);
       if (running && rules && !rules.includes(instance.id)) report(4, [host], `the rules on ${host} do not admit it`);
       continue;
     }
@@ -182,6 +202,7 @@ function deletedInUse(view: View): Thing[] {
         life.generation === generation &&
         gone !== null &&
         life.began.after >= appeared.after &&
+        life.began.by <= gone.after &&
         life.runs.some((run) => run.last > gone.by),
     );
   });
@@ -195,6 +216,8 @@ function belongsTo({ instance, moves, packages }: View, path: string): boolean {
   return packages.has(name.replace(/\.partial$/, ''));
 }
 
+const topOf = (path: string): string => path.split('/').slice(0, 2).join('/');
+
 /** Folders and files directly below moves/, staging/ and so on. */
 function topLevel({ files }: HostState): { path: string; folder: string; id: string }[] {
   return files.flatMap((file) => {
@@ -204,4 +227,3 @@ function topLevel({ files }: HostState): { path: string; folder: string; id: str
       : [{ path: `${folder}/${id}`, folder, id }];
   });
 }
-

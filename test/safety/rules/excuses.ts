@@ -4,7 +4,7 @@
  */
 import type { Disturbance, QemuLife, Time } from '../history.ts';
 import { stateCopies } from './copies.ts';
-import type { View } from './view.ts';
+import { runsOf, type View } from './view.ts';
 
 /** A campaign says what it is about to do; the process must end within this time. */
 const TAKES_MS = 30_000;
@@ -21,22 +21,24 @@ export interface RamLoss {
 
 export function ramLosses(view: View): RamLoss[] {
   const losses: RamLoss[] = [];
+  const runs = runsOf(view).map(({ run }) => run.first);
   for (const life of view.lives) {
     const { ended } = life;
     if (!ended) continue;
     const disturbance = view.history.disturbances.find((candidate) => strikes(candidate, life));
     if (!disturbance) continue;
-    const elsewhere = stateCopies(view).some(
-      ({ certain: [from, to] }) => from <= ended.after && to >= ended.by && from <= to,
-    );
+    const next = runs.find((first) => first > ended.by) ?? Infinity;
+    // What turned out to be whole was so by then: nobody can have completed it without the process.
+    const elsewhere = stateCopies(view).some(({ certain: [from, to] }) => from <= next && to >= ended.by);
     if (!elsewhere) losses.push({ life, disturbance, ...ended });
   }
   return losses.sort((a, b) => a.by - b.by);
 }
 
 /** May this be why the process ended? */
-export function strikes({ kind, host, ids, at }: Disturbance, { host: where, instance, ended }: QemuLife): boolean {
+export function strikes({ kind, host, ids, at }: Disturbance, life: QemuLife): boolean {
+  const { host: where, instance, began, ended } = life;
   if ((kind !== 'power-loss' && kind !== 'qemu-killed') || host !== where || !ended) return false;
   if (ids !== null && !ids.includes(instance)) return false;
-  return ended.by >= at - LATE_MS && ended.after <= at + TAKES_MS;
+  return began.after <= at && ended.by >= at - LATE_MS && ended.after <= at + TAKES_MS;
 }

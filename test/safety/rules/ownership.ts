@@ -23,7 +23,9 @@ function runsWithin(view: View): Violation[] {
     const outside = ([from, to]: readonly [number, number]): boolean => intersection([[from, to]], owned).length === 0;
     const all = run.first < run.last ? uncovered([run.first, run.last], owned) : [];
     const [from, to] = all[0] ?? [];
-    const at = outside([run.after, run.first]) ? run.first : (from ?? (outside([run.last, run.by]) ? run.by : undefined));
+    const at = outside([run.after, run.first])
+      ? run.first
+      : (from ?? (outside([run.last, run.by]) ? run.by : undefined));
     if (at === undefined) continue;
     const howLong = from === undefined || to === undefined ? 'for a moment' : `for ${Math.ceil(to - from)} ms`;
     found.push({
@@ -82,7 +84,11 @@ function handedOn(view: View): Violation[] {
       ({ host: giver, until, decision, to }) =>
         until !== null &&
         inOrder(until, from) &&
-        (decision === 'return' ? giver === host : decision === 'release' ? to === null || to === host : isFenced(view, giver)),
+        (decision === 'return'
+          ? giver === host
+          : decision === 'release'
+            ? to === null || to === host
+            : isFenced(view, giver)),
     );
     // The one before may have been decided on before the instance was watched.
     if (given || (before.length === 0 && from.by <= instance.from)) continue;

@@ -10,7 +10,11 @@ export function sealedPackages(history: History, mine: ReadonlyMap<string, strin
     .flatMap((sealed) => [...altered(history, sealed, mine), ...lost(history, sealed, mine)]);
 }
 
-function altered(history: History, { host, id, changes }: SealedPackage, mine: ReadonlyMap<string, string> | null): Violation[] {
+function altered(
+  history: History,
+  { host, id, changes }: SealedPackage,
+  mine: ReadonlyMap<string, string> | null,
+): Violation[] {
   return changes
     .filter(({ file, what }) => !(isEnvelope(file) && (what === 'added' || /\.partial$|^\.tmp-/.test(file))))
     .map(({ at, file, what }) => ({
@@ -29,7 +33,11 @@ const said = {
   'digest differs': 'found with another digest',
 } as const;
 
-function lost(history: History, { host, id, gone }: SealedPackage, mine: ReadonlyMap<string, string> | null): Violation[] {
+function lost(
+  history: History,
+  { host, id, gone }: SealedPackage,
+  mine: ReadonlyMap<string, string> | null,
+): Violation[] {
   const asked = history.disturbances.some(({ kind, ids }) => kind === 'operator-deleted' && ids?.includes(id) === true);
   if (!gone || asked) return [];
   return [

@@ -43,7 +43,9 @@ function bootable(view: View): Interval[] {
 
 function lastLost(view: View, at: Time): string {
   const life = view.lives.filter(({ ended }) => ended && ended.by <= at + INSTANT_MS).at(-1);
-  const end = life ? `its process on ${life.host} had ended at ${when(view.history, life.ended?.by ?? 0)}` : 'no process';
+  const end = life
+    ? `its process on ${life.host} had ended at ${when(view.history, life.ended?.by ?? 0)}`
+    : 'no process';
   const copies = stateCopies(view).map(({ what }) => what);
   return `${end}; ${copies.length > 0 ? `of no use any more: ${copies.join(', ')}` : 'its state was saved nowhere'}`;
 }
