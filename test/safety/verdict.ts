@@ -1,6 +1,6 @@
 /** A verdict in words, with what it rests on. */
 import type { History, Violation } from './history.ts';
-import { runsOf, viewOf, when } from './rules/view.ts';
+import { viewOf, when } from './rules/view.ts';
 
 export function describeVerdict(history: History, violations: readonly Violation[]): string {
   const { hosts, instances, disturbances, qemus, packages, looks, from, to } = history;
@@ -13,7 +13,7 @@ export function describeVerdict(history: History, violations: readonly Violation
   ];
   for (const instance of instances) {
     const path: string[] = [];
-    for (const { life } of runsOf(viewOf(history, instance))) if (path.at(-1) !== life.host) path.push(life.host);
+    for (const { life } of viewOf(history, instance).runs) if (path.at(-1) !== life.host) path.push(life.host);
     lines.push(`  ${instance.name} (${instance.id}): ${path.join(' → ') || 'never seen to run'}`);
   }
   if (violations.length === 0) return [...lines, 'no violation'].join('\n');

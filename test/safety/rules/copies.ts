@@ -1,6 +1,6 @@
 /** Where an instance's state lay on a disk: complete save files, sealed packages. Each is of use until the guest runs on. */
 import type { Between, Time } from '../history.ts';
-import { intersection, possiblyOwned, runsOf, type Interval, type View } from './view.ts';
+import { intersection, once, possiblyOwned, type Interval, type View } from './view.ts';
 
 export interface StateCopy {
   what: string;
@@ -10,9 +10,7 @@ export interface StateCopy {
   certain: Interval;
 }
 
-export function stateCopies(view: View): StateCopy[] {
-  return [...saveFiles(view), ...sealedPackages(view)];
-}
+export const stateCopies = once((view: View): StateCopy[] => [...saveFiles(view), ...sealedPackages(view)]);
 
 /** A disk of the instance on a host. */
 export function disksOn(view: View, host: string): Interval[] {
@@ -74,7 +72,7 @@ export const isEnvelope = (file: string): boolean =>
 /** When the guest rightly ran on after a state of it was complete, which made that state an old one. */
 function staleAfter(view: View, complete: Between): { certainly: Time; possibly: Time } {
   let [certainly, possibly] = [Infinity, Infinity];
-  for (const { life, run } of runsOf(view)) {
+  for (const { life, run } of view.runs) {
     if (intersection([[run.after, run.by]], possiblyOwned(view, life.host)).length === 0) continue;
     if (run.by > complete.after) possibly = Math.min(possibly, Math.max(run.after, complete.after));
     if (run.after >= complete.by) certainly = Math.min(certainly, run.first);

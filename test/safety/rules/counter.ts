@@ -5,7 +5,7 @@
 import type { ConsoleLog, Span, Time, Violation } from '../history.ts';
 import { countOf } from '../observe/consoles.ts';
 import { ramLosses, type RamLoss } from './excuses.ts';
-import { when, type View } from './view.ts';
+import { once, when, type View } from './view.ts';
 
 /** A console's text may reach its file so much later than it was printed: virtlogd is a process like others. */
 const DELAY_MS = 5_000;
@@ -34,7 +34,7 @@ export function counter(view: View): Violation[] {
 }
 
 /** Follows the counts over all consoles in the order in which they came. */
-export function counted(view: View): Counted {
+export const counted = once((view: View): Counted => {
   const { history, instance } = view;
   const boots: Boot[] = [];
   const violations: Violation[] = [];
@@ -84,7 +84,7 @@ export function counted(view: View): Counted {
     before = told;
   }
   return { boots, violations };
-}
+});
 
 /** The same by what it has told over HTTP, which does not depend on any console. */
 function reported(view: View): Violation[] {

@@ -4,7 +4,7 @@
  */
 import type { Disturbance, QemuLife, Time } from '../history.ts';
 import { stateCopies } from './copies.ts';
-import { runsOf, type View } from './view.ts';
+import { once, type View } from './view.ts';
 
 /** A campaign says what it is about to do; the process must end within this time. */
 const TAKES_MS = 30_000;
@@ -19,9 +19,9 @@ export interface RamLoss {
   by: Time;
 }
 
-export function ramLosses(view: View): RamLoss[] {
+export const ramLosses = once((view: View): RamLoss[] => {
   const losses: RamLoss[] = [];
-  const runs = runsOf(view).map(({ run }) => run.first);
+  const runs = view.runs.map(({ run }) => run.first);
   for (const life of view.lives) {
     const { ended } = life;
     if (!ended) continue;
@@ -33,7 +33,7 @@ export function ramLosses(view: View): RamLoss[] {
     if (!elsewhere) losses.push({ life, disturbance, ...ended });
   }
   return losses.sort((a, b) => a.by - b.by);
-}
+});
 
 /** May this be why the process ended? */
 export function strikes({ kind, host, ids, at }: Disturbance, life: QemuLife): boolean {

@@ -1,11 +1,11 @@
 /** Invariant 1: at no instant do two QEMU processes run the same instance. */
 import type { Violation } from '../history.ts';
-import { runsOf, when, type View } from './view.ts';
+import { when, type View } from './view.ts';
 
 export function oneRunner(view: View): Violation[] {
   const { history, instance } = view;
   const found: Violation[] = [];
-  const runs = runsOf(view);
+  const runs = view.runs;
   for (const [index, one] of runs.entries()) {
     for (const other of runs.slice(index + 1)) {
       if (one.life === other.life) continue;

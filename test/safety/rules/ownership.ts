@@ -3,7 +3,7 @@
  * decided about it; and no two ledgers ever say so together.
  */
 import type { Between, Violation } from '../history.ts';
-import { intersection, possiblyOwned, runsOf, uncovered, when, type View } from './view.ts';
+import { intersection, possiblyOwned, uncovered, when, type View } from './view.ts';
 
 /** VIR_DOMAIN_EVENT_STARTED, _RESUMED; started with this detail it was restored, paused for all that is told. */
 const STARTED = 2;
@@ -17,7 +17,7 @@ export function ownership(view: View): Violation[] {
 function runsWithin(view: View): Violation[] {
   const { history, instance } = view;
   const found: Violation[] = [];
-  for (const { life, run } of runsOf(view)) {
+  for (const { life, run } of view.runs) {
     const owned = possiblyOwned(view, life.host);
     // Somewhere in each of these it ran; between the two all the time.
     const outside = ([from, to]: readonly [number, number]): boolean => intersection([[from, to]], owned).length === 0;

@@ -5,7 +5,7 @@
 import type { Time, Violation } from '../history.ts';
 import { disksOn, stateCopies } from './copies.ts';
 import { ramLosses } from './excuses.ts';
-import { intersection, possiblyOwned, runsOf, uncovered, when, type Interval, type View } from './view.ts';
+import { intersection, possiblyOwned, uncovered, when, type Interval, type View } from './view.ts';
 
 /** Less is the error of the clocks. */
 const INSTANT_MS = 1;
@@ -35,7 +35,7 @@ export function runnableCopy(view: View): Violation[] {
 /** From the loss of the RAM until the guest runs again. */
 function bootable(view: View): Interval[] {
   return ramLosses(view).flatMap(({ life: { host }, after, by }) => {
-    const runs = runsOf(view).map(({ run }) => run.first);
+    const runs = view.runs.map(({ run }) => run.first);
     const next: Time = runs.find((first) => first > by) ?? Infinity;
     return intersection(intersection([[after, next]], disksOn(view, host)), possiblyOwned(view, host));
   });

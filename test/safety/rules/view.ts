@@ -32,8 +32,12 @@ export interface View {
   history: History;
   instance: WatchedInstance;
   lives: QemuLife[];
+  /** All runs of its vCPUs with the process to which they belong, in order. */
+  runs: { life: QemuLife; run: Run }[];
   /** Ascending by generation, then by time. */
   tenures: Tenure[];
+  /** By host: see `possiblyOwned`. */
+  owned: Map<string, Interval[]>;
   /** In the order in which they began to tell counts; those that told none are left out. */
   consoles: ConsoleLog[];
   checkpoints: Checkpoint[];
@@ -61,10 +65,12 @@ export function viewOf(history: History, instance: WatchedInstance): View {
     if (saved !== undefined && packageId !== undefined) packages.set(packageId, Number(saved) + 1);
   }
   const consoles = mine(history.consoles).filter(({ spans }) => spans.length > 0);
+  const lives = mine(history.qemus);
+  const tenures = tenuresOf(history, id);
   return {
-    ...{ history, instance, records, packages, moves },
-    lives: mine(history.qemus),
-    tenures: tenuresOf(history, id),
+    ...{ history, instance, records, packages, moves, lives, tenures },
+    runs: lives.flatMap((life) => life.runs.map((run) => ({ life, run }))).sort((a, b) => a.run.first - b.run.first),
+    owned: new Map(history.hosts.map((host) => [host, ownedBy(host, tenures)])),
     consoles: consoles.sort((a, b) => (a.spans[0]?.firstAt ?? 0) - (b.spans[0]?.firstAt ?? 0)),
     checkpoints: mine(history.checkpoints).sort((a, b) => a.asked - b.asked),
     diskChecks: mine(history.diskChecks).sort((a, b) => a.asked - b.asked),
@@ -76,14 +82,26 @@ export function viewOf(history: History, instance: WatchedInstance): View {
   };
 }
 
-/** All runs of its vCPUs with the process to which they belong, in order. */
-export const runsOf = (view: View): { life: QemuLife; run: Run }[] =>
-  view.lives.flatMap((life) => life.runs.map((run) => ({ life, run }))).sort((a, b) => a.run.first - b.run.first);
-
 /** When a host may have owned the instance, by its own ledger: nothing outside of it was its right. */
 export function possiblyOwned(view: View, host: string): Interval[] {
+  return view.owned.get(host) ?? [];
+}
+
+/** What many rules ask of a view is worked out once. */
+export function once<T>(work: (view: View) => T): (view: View) => T {
+  const done = new WeakMap<View, T>();
+  return (view) => {
+    const known = done.get(view);
+    if (known !== undefined) return known;
+    const result = work(view);
+    done.set(view, result);
+    return result;
+  };
+}
+
+function ownedBy(host: string, tenures: readonly Tenure[]): Interval[] {
   return union(
-    view.tenures
+    tenures
       .filter((tenure) => tenure.host === host)
       .map(({ from, until }) => [from.after, until?.by ?? Infinity] as const),
   );
