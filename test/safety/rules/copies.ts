@@ -73,10 +73,12 @@ export const isEnvelope = (file: string): boolean =>
 function staleAfter(view: View, complete: Between): { certainly: Time; possibly: Time } {
   let [certainly, possibly] = [Infinity, Infinity];
   for (const { life, run } of view.runs) {
-    if (intersection([[run.after, run.by]], possiblyOwned(view, life.host)).length === 0) continue;
+    const [owned] = intersection([[run.after, run.by]], possiblyOwned(view, life.host));
+    if (!owned) continue;
+    const first = Math.max(run.first, owned[0]);
     if (run.by > complete.after) possibly = Math.min(possibly, Math.max(run.after, complete.after));
-    if (run.after >= complete.by) certainly = Math.min(certainly, run.first);
-    else if (run.last > complete.by) certainly = Math.min(certainly, Math.max(run.first, complete.by));
+    if (run.after >= complete.by) certainly = Math.min(certainly, first);
+    else if (run.last > complete.by) certainly = Math.min(certainly, Math.max(first, complete.by));
   }
   return { certainly, possibly };
 }
