@@ -11,6 +11,7 @@ import { createDiscardCopy } from './discard-copy.ts';
 import { createEncryptPackage } from './encrypt-package.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { createInspectHost } from './inspect-host.ts';
 import { createOpenPackage } from './open-package.ts';
 import { createPreflightDestination, createPreflightSource } from './preflight.ts';
 import { createPullImage } from './pull-image.ts';
@@ -33,6 +34,7 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
   return beating({
     describeHost: createDescribeHost(host, identity),
     keepRecord: createKeepRecord(host),
+    inspectHost: createInspectHost(host),
 
     addImage: createAddImage(host),
     pullImage: createPullImage(host),

@@ -13,9 +13,14 @@ const Reservation = z.strictObject({ generation: z.int(), moveId: z.string() });
 
 const path = (layout: Layout, instanceId: string): string => join(layout.instance(instanceId), 'reserved.json');
 
+/** Null if this host never made room for the instance. It stays when the instance has come, and when it has gone. */
+export async function readReservation(layout: Layout, instanceId: string): Promise<z.infer<typeof Reservation> | null> {
+  return readJson(path(layout, instanceId), Reservation);
+}
+
 /** Has this host made room for a later generation than the move's? */
 export async function overtaken(layout: Layout, move: MoveRef): Promise<boolean> {
-  const reserved = await readJson(path(layout, move.instanceId), Reservation);
+  const reserved = await readReservation(layout, move.instanceId);
   return reserved !== null && reserved.generation > move.generation;
 }
 

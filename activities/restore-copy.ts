@@ -34,6 +34,11 @@ const Restored = z.strictObject({
 });
 type Restored = z.infer<typeof Restored>;
 
+/** Null if no restore from the members in this folder was ever finished. */
+export function readRestored(folder: string): Promise<Restored | null> {
+  return readJson(join(folder, 'restored.json'), Restored);
+}
+
 /**
  * Makes sure that the instance stands here restored, from the members in `folder`. A copy that an earlier attempt
  * finished is kept; one that nobody can vouch for is thrown away and made anew. Only for generations that never ran here.
@@ -50,7 +55,7 @@ export async function ensurePausedCopy(
   work: Work,
 ): Promise<Record<string, string>> {
   const marker = join(folder, 'restored.json');
-  const restored = await readJson(marker, Restored);
+  const restored = await readRestored(folder);
   const found = await host.hypervisor.find(instanceId);
   if (restored && found?.process && sameProcess(restored.process, found.process)) return restored.diskSha256;
   if (found?.state === 'running') {

@@ -7,6 +7,7 @@ import { Worker } from '@temporalio/worker';
 import { createHostActivities } from '../activities/host.ts';
 import { readSelfRecord } from '../activities/describe-host.ts';
 import type { HostContext } from '../activities/host-context.ts';
+import { inspectHost } from '../activities/inspect-host.ts';
 import { createLibvirtHypervisor } from '../activities/hypervisor/libvirt-hypervisor.ts';
 import { createGuestNetwork } from '../activities/network/libvirt-guest-network.ts';
 import { makeDirectory } from '../activities/records/durable.ts';
@@ -45,6 +46,8 @@ async function main(): Promise<void> {
   installRuntime();
   await untilItWorks('the guest network is not ready; is libvirtd running?', () => network.ensure());
 
+  await reconcile(host);
+
   const server = createPackageServer({
     ...host,
     onError: (request, error) => log('WARN', `package server: ${request}`, { error }),
@@ -80,6 +83,24 @@ async function main(): Promise<void> {
     server.close();
     await connection.close();
     await hypervisor.close();
+  }
+}
+
+/**
+ * Before the first step: what a crash, a power loss or a person has left behind is told, and mended where that is provably
+ * safe. It keeps nobody from working: what cannot be looked at now is looked at by `vmferry doctor`.
+ */
+async function reconcile(host: HostContext): Promise<void> {
+  try {
+    const { findings, busy } = await inspectHost(host, { instanceId: null, mend: true, alone: true });
+    for (const { type, severity, subject, found, expected, advice, mended, mendFailure } of findings) {
+      const level = severity === 'info' ? 'INFO' : 'WARN';
+      const said = `${subject}: found ${found}; expected ${expected}`;
+      log(level, said, mended === true ? { type, mended } : { type, advice, mendFailure });
+    }
+    if (busy.length > 0) log('WARN', 'another worker of this host is at work on instances', { busy });
+  } catch (error) {
+    log('ERROR', 'this host could not be compared with its records; `vmferry doctor` tries again', { error });
   }
 }
 

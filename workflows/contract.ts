@@ -5,6 +5,7 @@
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { defineSearchAttributeKey } from '@temporalio/common';
 import type { FailureType } from './failures.ts';
+import type { HostReport } from './findings.ts';
 
 // ---- Identifiers ----
 
@@ -491,6 +492,8 @@ export interface HostActivities {
   describeHost(): Promise<HostDescription>;
   /** Keeps this host's own certified record, so that its statements can be checked by strangers. */
   keepRecord(input: { record: SignedText }): Promise<void>;
+  /** Compares what runs here with what this host's records allow, and mends what is provably safe if it may. */
+  inspectHost(input: { instanceId: InstanceId | null; mend: boolean }): Promise<HostReport>;
 
   // images
   addImage(input: Omit<AddImageInput, 'host'>): Promise<Image>;

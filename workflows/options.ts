@@ -60,6 +60,7 @@ const DURATIONS = {
 const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   describeHost: 'quick',
   keepRecord: 'quick',
+  inspectHost: 'long',
   addImage: 'long',
   pullImage: 'remote',
   deleteImage: 'quick',

@@ -47,6 +47,11 @@ const FEATURE = {
 };
 const EXTENSION = { end: 0, backingFormat: 0xe2792aca, featureNames: 0x6803f857 } as const;
 
+/** Does the file call itself qcow2? Anything else is raw to whoever reads it. */
+export async function isQcow2(path: string): Promise<boolean> {
+  return withFile(path, async (file) => (await readStart(file)).toString('latin1', 0, MAGIC.length) === MAGIC);
+}
+
 /** Throws `DiskMalformed` unless the file is a plain qcow2 image. */
 export async function inspectQcow2(path: string): Promise<Qcow2Facts> {
   return withFile(path, async (file, bytes) => parseHeader(await readStart(file), bytes, path));

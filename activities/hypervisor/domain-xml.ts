@@ -200,6 +200,12 @@ function compareVersions(a: number[], b: number[]): number {
 
 // ---- Reading ----
 
+/** The files that are disks of a domain, whoever defined it. */
+export function diskFiles(xml: string): string[] {
+  const devices = childOf(parseDomain(xml, 'LibvirtFailed'), 'devices');
+  return childrenOf(devices, 'disk').flatMap((disk) => childOf(disk, 'source')?.getAttribute('file') ?? []);
+}
+
 /** Throws `DomainXmlRefused` for text that is no domain XML. */
 export function describeDomain(xml: string): DomainDescription {
   const domain = parseDomain(xml, 'DomainXmlRefused');

@@ -3,11 +3,10 @@
  * tests, and both pass `test/contracts/hypervisor.ts`.
  */
 import type { InstanceId, Requirements } from '../../workflows/contract.ts';
+import type { DomainState } from '../../workflows/findings.ts';
 import type { ProcessIdentity } from '../exec/process-identity.ts';
 
-export type { ProcessIdentity };
-
-export type DomainState = 'running' | 'paused' | 'shut off' | 'shutting down' | 'crashed';
+export type { DomainState, ProcessIdentity };
 
 export interface Domain {
   instanceId: InstanceId;

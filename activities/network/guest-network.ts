@@ -14,5 +14,7 @@ export interface GuestNetwork {
   /** Removes both. Idempotent. */
   expel(instanceId: InstanceId): Promise<void>;
   /** Instances that have entries here. */
-  admitted(): Promise<{ instanceId: InstanceId; address: Address }[]>;
+  admitted(): Promise<{ instanceId: InstanceId; name: string; address: Address }[]>;
+  /** DHCP entries of the network that belong to no admitted instance. */
+  strangers(): Promise<{ mac: string | null; ip: string | null }[]>;
 }

@@ -138,7 +138,20 @@ export function createGuestNetwork({ uri, layout, tableName = 'vmferry' }: Guest
         await applyRules();
       }),
 
-    admitted: async () => (await records()).map(({ instanceId, address }) => ({ instanceId, address })),
+    admitted: records,
+
+    strangers: () =>
+      inTurn(async () => {
+        const ours = new Set((await records()).map(({ address }) => address.mac));
+        const entries = await onNetwork(`DHCP entries of network ${NAME}`, async (connection, uuid) => {
+          const found = new Map<string, HostEntry>();
+          for (const affect of await affected(connection, uuid)) {
+            for (const entry of await hostEntries(connection, uuid, affect)) found.set(JSON.stringify(entry), entry);
+          }
+          return [...found.values()];
+        });
+        return entries.filter(({ mac }) => mac === null || !ours.has(mac)).map(({ mac, ip }) => ({ mac, ip }));
+      }),
   };
 }
 

@@ -61,8 +61,11 @@ export class Layout {
   package(id: PackageId): string {
     return join(this.packages, id);
   }
+  get allIncoming(): string {
+    return join(this.root, 'incoming');
+  }
   incoming(id: PackageId): string {
-    return join(this.root, 'incoming', id);
+    return join(this.allIncoming, id);
   }
   get staging(): string {
     return join(this.root, 'staging');

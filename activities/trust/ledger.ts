@@ -17,8 +17,9 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
-import type { InstanceId, MoveId, PackageId, SignedText } from '../../workflows/contract.ts';
+import type { HostId, InstanceId, MoveId, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
+import type { CameBy } from '../../workflows/findings.ts';
 import { createRecord, exists, makeDirectory, readJson, syncDirectory, writeRecord } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { verifyClaim, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
@@ -28,11 +29,11 @@ import { digestOf, readUnverified, signText, verifyText, type Verified } from '.
 import {
   fingerprint,
   hex,
+  Link,
   Receipt,
   Release,
   uuid,
   type End,
-  type Link,
   type Return,
   type Spawn,
 } from './statements.ts';
@@ -49,6 +50,18 @@ export interface Decision {
   statement: SignedText;
   /** Null for `end`. */
   packageId: PackageId | null;
+}
+
+/** What a ledger says of an instance, in short. */
+export interface LedgerView {
+  /** As `Ledger.owned`. */
+  owned: { generation: number; by: CameBy } | null;
+  /** The newest decision. */
+  decided: { generation: number; kind: Decision['kind']; to: HostId | null } | null;
+  /** The newest generation of which a package was accepted; 0 if none was. */
+  accepted: number;
+  /** A crash between the two files of takeBack: the second is still to be written. */
+  takeBackUnfinished: boolean;
 }
 
 export interface LedgerOptions {
@@ -86,6 +99,8 @@ interface Book {
   /** Generations with an `owned-` file, ascending. */
   owned: number[];
   decided: Set<number>;
+  /** The highest generation with a `seen-` file; 0 if none. */
+  accepted: number;
   /** The highest generation that this host has heard of, by whatever file; 0 if none. */
   highest: number;
 }
@@ -124,6 +139,28 @@ export class Ledger {
   /** What this host decided about the generation that it owned; null if it owned no such one or has not decided. */
   async decision(instanceId: InstanceId, generation: number): Promise<Decision | null> {
     return this.#decisionAt(await this.#open(instanceId), generation);
+  }
+
+  /** All of it in short, for whoever compares it with the world; null if this host never heard of the instance. Writes nothing. */
+  async view(instanceId: InstanceId): Promise<LedgerView | null> {
+    const book = await this.#open(instanceId);
+    if (book.highest === 0) return null;
+    const newest = book.owned.at(-1) ?? 0;
+    const last = Math.max(0, ...book.decided);
+    const decision = await this.#decisionAt(book, last);
+    const takeBackUnfinished = decision?.kind === 'return' && newest === last;
+    const owns = takeBackUnfinished ? newest + 1 : book.decided.has(newest) ? 0 : newest;
+    const statement = owns === 0 ? undefined : (await this.#ownedAt(book, owns)).chain.statements.at(-1);
+    return {
+      owned: statement === undefined ? null : { generation: owns, by: cameBy(await readUnverified(statement, Link)) },
+      decided: decision && {
+        generation: last,
+        kind: decision.kind,
+        to: decision.kind === 'release' ? (await readUnverified(decision.statement, Release)).to : null,
+      },
+      accepted: book.accepted,
+      takeBackUnfinished,
+    };
   }
 
   /**
@@ -400,7 +437,7 @@ export class Ledger {
 
   async #open(instanceId: InstanceId, absent: 'make' | 'ignore' = 'ignore'): Promise<Book> {
     const folder = this.#layout.ledger(instanceId);
-    const book: Book = { folder, owned: [], decided: new Set(), highest: 0 };
+    const book: Book = { folder, owned: [], decided: new Set(), accepted: 0, highest: 0 };
     if (absent === 'make') await makeDirectory(folder);
     else if (!(await exists(folder))) return book;
     // Whoever wrote what we are about to read may have died before its name was durable; we act on it, so it has to be.
@@ -411,6 +448,7 @@ export class Ledger {
       const generation = Number(digits);
       if (kind === 'owned') book.owned.push(generation);
       if (kind === 'decision') book.decided.add(generation);
+      if (kind === 'seen') book.accepted = Math.max(book.accepted, generation);
       book.highest = Math.max(book.highest, generation);
     }
     book.owned.sort((a, b) => a - b);
@@ -569,6 +607,11 @@ export class Ledger {
       `host ${this.#keys.name} does not own generation ${generation} of instance ${instance}`,
     );
   }
+}
+
+function cameBy({ type }: Link): CameBy {
+  if (type === 'end') throw new VmferryError('Internal', 'an ownership record ends with the end of its instance');
+  return type;
 }
 
 const now = (): string => new Date().toISOString();

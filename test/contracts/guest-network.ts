@@ -34,9 +34,9 @@ export function guestNetworkContract(name: string, openHarness: () => Promise<Gu
     test('admits an instance, again, and with another address in place of the first', async () => {
       await network.admit(ONE, 'one', address(1));
       await network.admit(ONE, 'one', address(1));
-      assert.deepEqual(await network.admitted(), [{ instanceId: ONE, address: address(1) }]);
+      assert.deepEqual(await network.admitted(), [{ instanceId: ONE, name: 'one', address: address(1) }]);
       await network.admit(ONE, 'one', address(2));
-      assert.deepEqual(await network.admitted(), [{ instanceId: ONE, address: address(2) }]);
+      assert.deepEqual(await network.admitted(), [{ instanceId: ONE, name: 'one', address: address(2) }]);
     });
 
     test('gives one address to one instance at a time', async () => {
@@ -60,7 +60,7 @@ export function guestNetworkContract(name: string, openHarness: () => Promise<Gu
     test('expels an instance, and again', async () => {
       await network.expel(ONE);
       await network.expel(ONE);
-      assert.deepEqual(await network.admitted(), [{ instanceId: TWO, address: address(1) }]);
+      assert.deepEqual(await network.admitted(), [{ instanceId: TWO, name: 'two', address: address(1) }]);
       await network.admit(ONE, 'one', address(2));
       await network.expel(ONE);
       await network.expel(TWO);

@@ -5,7 +5,9 @@ import type { Address, InstanceId } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 
 export class FakeGuestNetwork implements GuestNetwork {
-  readonly #admitted = new Map<InstanceId, Address>();
+  readonly #admitted = new Map<InstanceId, { name: string; address: Address }>();
+  /** Entries that somebody else made. */
+  strangeEntries: { mac: string | null; ip: string | null }[] = [];
 
   ensure(): Promise<void> {
     return Promise.resolve();
@@ -15,18 +17,18 @@ export class FakeGuestNetwork implements GuestNetwork {
     return tapName(instanceId);
   }
 
-  async admit(instanceId: InstanceId, _name: string, address: Address): Promise<void> {
+  async admit(instanceId: InstanceId, name: string, address: Address): Promise<void> {
     await Promise.resolve();
     const { ip, mac } = { ip: address.ip, mac: address.mac.toLowerCase() };
     if (!/^\d+(\.\d+){3}$/.test(ip) || !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(mac)) {
       throw new VmferryError('InvalidInput', `no address of a guest: ${ip}, ${mac}`);
     }
-    for (const [id, other] of this.#admitted) {
+    for (const [id, { address: other }] of this.#admitted) {
       if (id !== instanceId && (other.ip === ip || other.mac === mac)) {
         throw new VmferryError('AlreadyExists', `address ${ip} (${mac}) is in use by instance ${id}`);
       }
     }
-    this.#admitted.set(instanceId, { ip, mac });
+    this.#admitted.set(instanceId, { name, address: { ip, mac } });
   }
 
   expel(instanceId: InstanceId): Promise<void> {
@@ -34,7 +36,11 @@ export class FakeGuestNetwork implements GuestNetwork {
     return Promise.resolve();
   }
 
-  admitted(): Promise<{ instanceId: InstanceId; address: Address }[]> {
-    return Promise.resolve([...this.#admitted].map(([instanceId, address]) => ({ instanceId, address })));
+  admitted(): Promise<{ instanceId: InstanceId; name: string; address: Address }[]> {
+    return Promise.resolve([...this.#admitted].map(([instanceId, entry]) => ({ instanceId, ...entry })));
+  }
+
+  strangers(): Promise<{ mac: string | null; ip: string | null }[]> {
+    return Promise.resolve(this.strangeEntries);
   }
 }

@@ -66,6 +66,12 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
           throw reported('HostNotCertified', `${host} was given the ${input.record}`);
       }),
 
+    inspectHost: (input) =>
+      inPool('inspectHost', input, () => ({
+        ...{ host, instances: [], busy: [], others: [], packages: [], images: [], findings: [] },
+        ...pool.reports.get(host),
+      })),
+
     addImage: (input) =>
       inPool('addImage', input, () => ({
         id: createHash('sha256').update(input.path).digest('hex'),

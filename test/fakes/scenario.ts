@@ -8,6 +8,7 @@ import { ApplicationFailure } from '@temporalio/common';
 import { randomUUID } from 'node:crypto';
 import type { HostActivities, HostId, InstanceId, InstanceState, MoveId, PackageId } from '../../workflows/contract.ts';
 import { FAILURES, type FailureType } from '../../workflows/failures.ts';
+import type { HostReport } from '../../workflows/findings.ts';
 
 /** `alpha.saveInstance`; the control worker is `control`. */
 export type Call = `${HostId}.${string}`;
@@ -164,6 +165,8 @@ export class FakePool {
   readonly common = new Scenario({ name: 'pool' });
   /** Instances that use the image. */
   imageUsers: InstanceId[] = [];
+  /** What hosts answer when they are asked how things stand; what is left out is empty. */
+  readonly reports = new Map<HostId, Partial<HostReport>>();
   readonly #scenarios: Scenario[] = [];
   readonly #moves = new Map<MoveId, Scenario>();
 
