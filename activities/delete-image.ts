@@ -1,36 +1,81 @@
-/** Removes an image from this host, unless an overlay here is based on it. Idempotent. */
+/**
+ * Removes an image from this host, unless a disk here is based on it. Idempotent. What the catalog knows of users is not
+ * enough: a disk may stand on the image that no catalog has heard of, or not any more.
+ *
+ * How it can die half way: the image has another name, by which nobody finds it; the next attempt, or the worker's start,
+ * ends what was begun. The look at the disks comes again after the name is gone, for one may have been made in between: it
+ * then gets its base back. Whoever makes a disk later finds no image.
+ */
 import { readdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import type { HostActivities } from '../workflows/contract.ts';
+import { basename, join } from 'node:path';
+import type { HostActivities, ImageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
-import { inspectQcow2 } from './disk/qcow2.ts';
+import { backingChain } from './disk/backing-chain.ts';
 import type { HostContext } from './host-context.ts';
+import { diskFiles } from './hypervisor/domain-xml.ts';
 import { exists, syncDirectory } from './records/durable.ts';
 
 export function createDeleteImage(host: HostContext): HostActivities['deleteImage'] {
   return async ({ imageId }) => {
     const { layout } = host;
-    if (!(await exists(layout.image(imageId)))) return;
-    const disk = layout.imageDisk(imageId);
-    for (const overlay of await overlays(host)) {
-      if ((await inspectQcow2(overlay)).backingFile === disk) {
-        throw new VmferryError('InUse', `image ${imageId} is the base of ${overlay} on host ${host.name}`);
-      }
+    if (await exists(layout.image(imageId))) {
+      await requireUnused(host, imageId);
+      // The record goes first, in one step with the name: a half-removed image must not be taken for a whole one.
+      await rm(condemned(host, imageId), { recursive: true, force: true });
+      await rename(layout.image(imageId), condemned(host, imageId));
+      await syncDirectory(layout.images);
     }
-    // The record goes first, in one step with the name: a half-removed image must not be taken for a whole one.
-    const condemned = join(layout.images, `.deleting-${imageId}`);
-    await rm(condemned, { recursive: true, force: true });
-    await rename(layout.image(imageId), condemned);
-    await syncDirectory(layout.images);
-    await rm(condemned, { recursive: true, force: true });
+    await endImageDeletion(host, imageId);
   };
 }
 
-/** Every overlay that a QEMU of this host may have open. */
-async function overlays(host: HostContext): Promise<string[]> {
-  const found: string[] = [];
-  for (const name of await readdir(host.layout.instances, { recursive: true })) {
-    if (/(^|\/)g[0-9]+\/[a-z0-9]+\.qcow2$/.test(name)) found.push(join(host.layout.instances, name));
+const condemned = (host: HostContext, imageId: ImageId): string => join(host.layout.images, `.deleting-${imageId}`);
+
+/**
+ * Removes the files of an image whose name is gone already; no error if there are none.
+ *
+ * @throws InUse, with the image in its place again, if a disk has come to stand on it
+ */
+export async function endImageDeletion(host: HostContext, imageId: ImageId): Promise<void> {
+  const folder = condemned(host, imageId);
+  if (!(await exists(folder))) return;
+  try {
+    await requireUnused(host, imageId);
+  } catch (error) {
+    // Unless it was added anew meanwhile.
+    if (!(await exists(host.layout.image(imageId)))) {
+      await rename(folder, host.layout.image(imageId));
+      await syncDirectory(host.layout.images);
+    }
+    throw error;
+  }
+  await rm(folder, { recursive: true, force: true });
+}
+
+/** @throws InUse */
+async function requireUnused(host: HostContext, imageId: ImageId): Promise<void> {
+  const image = host.layout.imageDisk(imageId);
+  for (const disk of await disksOf(host)) {
+    const { files, broken } = await backingChain(disk);
+    // Members of packages name their base by its id alone.
+    const stands = files.includes(image) || broken?.path === image || basename(broken?.path ?? '') === imageId;
+    if (stands) throw new VmferryError('InUse', `image ${imageId} is the base of ${disk} on host ${host.name}`);
+  }
+}
+
+/** Every disk that a QEMU of this host may have open, or that a move goes on from. */
+async function disksOf({ layout, hypervisor }: HostContext): Promise<Set<string>> {
+  const found = new Set<string>();
+  for (const folder of [layout.instances, layout.moves, layout.staging]) {
+    for (const name of await readdir(folder, { recursive: true })) {
+      if (/(^|\/)(g[0-9]+\/[a-z0-9]+|disk-[a-z0-9]+)\.qcow2$/.test(name)) found.add(join(folder, name));
+    }
+  }
+  for (const { instanceId, persistent, process } of await hypervisor.list()) {
+    for (const which of ['live', 'inactive'] as const) {
+      if (which === 'live' ? process === null : !persistent) continue;
+      for (const file of diskFiles(await hypervisor.domainXml(instanceId, which))) found.add(file);
+    }
   }
   return found;
 }

@@ -9,9 +9,10 @@
  */
 import { readdir, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import type { HostActivities, InstanceId } from '../workflows/contract.ts';
+import type { HostActivities, ImageId, InstanceId } from '../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../workflows/failures.ts';
 import { finding, type Finding, type HostReport, type InstanceReport, type Mend } from '../workflows/findings.ts';
+import { endImageDeletion } from './delete-image.ts';
 import { differencesOf, reportOf } from './differences.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
@@ -125,7 +126,10 @@ async function inspectInstance(
 /** What the reading of a host’s own records throws when they are not as it wrote them. */
 const UNREADABLE: readonly FailureType[] = ['Internal', 'SignatureInvalid', 'ChainBroken', 'NotOwner'];
 
-type Act = (host: HostContext, found: { instanceId: InstanceId; path: string }) => Promise<unknown>;
+type Act = (
+  host: HostContext,
+  found: { instanceId: InstanceId; path: string; imageId: ImageId | undefined },
+) => Promise<unknown>;
 
 /** What a host mends by itself. The others need to know that no move is open, which no host can. */
 const ACTS: Partial<Record<Mend, Act>> = {
@@ -135,7 +139,8 @@ const ACTS: Partial<Record<Mend, Act>> = {
   expel: (host, { instanceId }) => host.network.expel(instanceId),
   // To read is to write what is missing.
   completeTakeBack: (host, { instanceId }) => host.ledger.owned(instanceId),
-  remove: async (_host, { path }) => {
+  remove: async (host, { path, imageId }) => {
+    if (imageId !== undefined) return endImageDeletion(host, imageId);
     await rm(path, { recursive: true, force: true });
     await syncDirectory(dirname(path));
   },
@@ -147,7 +152,8 @@ async function mended(host: HostContext, findings: Finding[], mend: boolean): Pr
     const act = one.mend && ACTS[one.mend];
     if (!act) continue;
     try {
-      await act(host, { instanceId: one.instanceId ?? '', path: one.path ?? '' });
+      const { instanceId = '', path = '', imageId } = one;
+      await act(host, { instanceId, path, imageId });
       one.mended = true;
     } catch (error) {
       one.mended = false;

@@ -42,8 +42,14 @@ async function unfinishedFiles(host: HostContext, alone: boolean): Promise<Findi
         }),
       );
     } else if (name.startsWith('.deleting-') && (alone || (await unchangedFor(path, DELETION_MS)))) {
+      const imageId = folder === host.layout.images ? name.slice('.deleting-'.length) : undefined;
       findings.push(
-        finding('halfWritten', { ...about, found: 'its deletion stopped half way', expected: 'nothing of it' }),
+        finding('halfWritten', {
+          ...about,
+          ...(imageId !== undefined && { imageId }),
+          found: 'its deletion stopped half way',
+          expected: 'nothing of it',
+        }),
       );
     }
   }

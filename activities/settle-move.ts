@@ -10,12 +10,14 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
+import { overtaken } from './reservation.ts';
 
 const AGENT_TIMEOUT_MS = 2_000;
 
 export function createSettleMove(host: HostContext): HostActivities['settleMove'] {
-  return ({ instanceId, generation, moveId, role, outcome }) =>
-    withInstanceLock(host.layout, instanceId, async () => {
+  return (input) =>
+    withInstanceLock(host.layout, input.instanceId, async () => {
+      const { instanceId, generation, moveId, packageId, role, outcome } = input;
       const { hypervisor, layout, ledger, network } = host;
       // Here and not in the step before: a guest without an agent would keep the move waiting in its blackout.
       if (role === 'destination') await hypervisor.setGuestTime(instanceId, AGENT_TIMEOUT_MS);
@@ -27,14 +29,18 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
             `host ${host.name} has not released generation ${generation} of instance ${instanceId}`,
           );
         }
-        // The instance may have come back meanwhile with a later move; then its folders are not ours to remove.
-        if (!(await ledger.owned(instanceId)) && !(await hypervisor.find(instanceId))) {
+        // The instance may have come back meanwhile with a later move, or be expected; then neither its folders nor its
+        // address are ours to remove.
+        const gone = !(await ledger.owned(instanceId)) && !(await hypervisor.find(instanceId));
+        if (gone && !(await overtaken(layout, input))) {
           await network.expel(instanceId);
           await removeGenerations(layout.instance(instanceId));
         }
       }
       await passed('settled');
       await rm(layout.move(moveId), { recursive: true, force: true });
+      // A move that was called off while it sealed has no use for the half.
+      if (role === 'source') await rm(`${layout.package(packageId)}.partial`, { recursive: true, force: true });
       await rm(layout.stage(moveId), { recursive: true, force: true });
     });
 }
