@@ -1,13 +1,25 @@
 /** The activities of the control worker: each is one transaction on the catalog, and may be repeated at any time. */
 import { Context } from '@temporalio/activity';
-import type { ControlActivities, InstanceId } from '../workflows/contract.ts';
+import { WorkflowNotFoundError } from '@temporalio/client';
+import type { Comparison, ControlActivities, InstanceId } from '../workflows/contract.ts';
 import { workflowId } from '../workflows/contract.ts';
+import { FINDINGS, type Finding } from '../workflows/findings.ts';
 import type { Catalog } from './catalog/catalog.ts';
-import { findHost, recordHost } from './catalog/hosts.ts';
+import { compare } from './catalog/compare.ts';
+import { allHosts, findHost, recordHost } from './catalog/hosts.ts';
 import { describeImage, forgetImage, recordImage } from './catalog/images.ts';
 import { findInstance, forgetInstance, recordInstance, reserveInstance, toInstance } from './catalog/instances.ts';
-import { closeMove, endOpenMove, planMove, recordMove, redirectMove, reserveMove } from './catalog/moves.ts';
+import {
+  closeMove,
+  endOpenMove,
+  followOwner,
+  planMove,
+  recordMove,
+  redirectMove,
+  reserveMove,
+} from './catalog/moves.ts';
 import { findPackage, forgetPackage, recordPackage } from './catalog/packages.ts';
+import { now, survey, type Survey } from './catalog/survey.ts';
 import { HostRecord } from './trust/pool-key.ts';
 import { readUnverified } from './trust/signed-text.ts';
 
@@ -47,7 +59,64 @@ export function createControlActivities(catalog: Catalog): ControlActivities {
       const said = await readUnverified(record, HostRecord);
       return await catalog.write('record the host', (tx) => recordHost(tx, said, record));
     },
+
+    beginInspection: () =>
+      catalog.read('begin an inspection', async (tx) => ({ hosts: await allHosts(tx), at: await now(tx) })),
+    compareWithCatalog: (input) => compareWithCatalog(catalog, input),
+    followOwner: (input) =>
+      catalog.write('follow the owner', (tx) => followOwner(tx, input, isHolder(input.instanceId))),
   };
+}
+
+/** Read after the hosts were asked: what was at rest all the while has not changed since `at`, and no workflow of it is open. */
+async function compareWithCatalog(catalog: Catalog, input: Comparison): Promise<Finding[]> {
+  const { at, reports, silent, instanceId } = input;
+  const local = reports.flatMap(({ findings }) => findings);
+  const asked = {
+    moves: local.flatMap(({ moveId }) => moveId ?? []),
+    packages: [...local.flatMap(({ packageId }) => packageId ?? []), ...reports.flatMap(({ packages }) => packages)],
+    instances: local.flatMap((one) => one.instanceId ?? []),
+  };
+  const surveyed = await catalog.read('survey the pool', (tx) => survey(tx, at, asked));
+  const changed = new Set(surveyed.instances.flatMap((row) => (row.changed ? [row.id] : [])));
+  const open = new Map<string, Promise<boolean>>();
+  const kept = await Promise.all(
+    compare({ survey: surveyed, reports, silent, ...(instanceId !== undefined && { instanceId }) }).map(async (one) => {
+      if (!FINDINGS[one.type].explained) return one;
+      if (changed.has(one.instanceId ?? '')) return null;
+      for (const id of explainers(surveyed, one)) {
+        if (!open.has(id)) open.set(id, isOpen(id));
+        if (await open.get(id)) return null;
+      }
+      return one;
+    }),
+  );
+  return kept.filter((one) => one !== null);
+}
+
+/** Workflows that leave such a thing behind while they run. */
+function explainers({ moves }: Survey, { instanceId, moveId, packageId, imageId, host }: Finding): string[] {
+  const ids: string[] = [];
+  const move = moves.find(({ id }) => id === moveId);
+  for (const id of new Set([instanceId, move?.instanceId])) {
+    if (id !== undefined) ids.push(workflowId.instance(id), workflowId.spawn(id));
+  }
+  if (moveId !== undefined) ids.push(workflowId.discard(moveId, host));
+  if (packageId !== undefined) ids.push(workflowId.package(packageId), workflowId.pull(packageId, host));
+  if (imageId !== undefined) ids.push(workflowId.imageDelete(imageId), workflowId.pull(imageId, host));
+  return ids;
+}
+
+/** Does a workflow of this id run? The one that asks does not count: it looks at what it alone may change. */
+async function isOpen(id: string): Promise<boolean> {
+  const { client, info } = Context.current();
+  if (info.workflowExecution?.workflowId === id) return false;
+  try {
+    return (await client.workflow.getHandle(id).describe()).status.name === 'RUNNING';
+  } catch (error) {
+    if (error instanceof WorkflowNotFoundError) return false;
+    throw error;
+  }
 }
 
 /** Does the instance's own workflow ask, the one that no second workflow runs beside? See catalog/moves.ts. */

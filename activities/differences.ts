@@ -39,7 +39,7 @@ export function differencesOf(host: HostId, traces: Traces, workingCopy: (genera
     findings.push(say(type, { found, expected: 'every file that its disk is made of', path }));
   }
 
-  const here = ledger?.owned != null || domain !== null;
+  const here = Boolean(ledger?.owned) || domain !== null;
   // Room that was made for a generation which has come and gone is no room for another.
   const expected = reserved !== null && reserved.generation > (ledger?.decided?.generation ?? 0);
   if (!here && expected && admitted) {

@@ -9,6 +9,7 @@ import { createDeletePackage } from './delete-package.ts';
 import { createDescribeHost, createKeepRecord, type HostIdentity } from './describe-host.ts';
 import { createDiscardCopy } from './discard-copy.ts';
 import { createEncryptPackage } from './encrypt-package.ts';
+import { createFindRelease } from './find-release.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { createInspectHost } from './inspect-host.ts';
@@ -27,6 +28,7 @@ import { createRewriteXml } from './rewrite-xml.ts';
 import { createSaveInstance } from './save-instance.ts';
 import { createSettleMove } from './settle-move.ts';
 import { createSpawnInstance } from './spawn-instance.ts';
+import { createStartInstance } from './start-instance.ts';
 import { createTransferPackage } from './transfer-package.ts';
 import { createVerifyPackage } from './verify-package.ts';
 
@@ -62,6 +64,8 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
 
     returnInstance: createReturnInstance(host),
     discardCopy: createDiscardCopy(host),
+    startInstance: createStartInstance(host),
+    findRelease: createFindRelease(host),
 
     verifyPackage: createVerifyPackage(host),
     pullPackage: createPullPackage(host),

@@ -8,6 +8,7 @@ import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
+import type { OpenedEnvelope } from './package/envelope.ts';
 import { openPackage } from './package/open.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
@@ -25,10 +26,24 @@ export async function openIntoStage(
   move: MoveRef & { source: SignedText },
   work: Work,
 ): Promise<{ bytes: number }> {
-  const { layout, ledger } = host;
-  const { origin, sessionKey } = await readMovedEnvelope(host, move, { source: move.source });
-  await ledger.accept(origin);
+  const opened = await readMovedEnvelope(host, move, { source: move.source });
+  await host.ledger.accept(opened.origin);
   await passed('accepted');
+  return openMembers(host, move, opened, work);
+}
+
+/** This host’s own package, for an instance that it takes back: nothing has to be accepted from anybody. */
+export async function openOwnIntoStage(host: HostContext, move: MoveRef, work: Work): Promise<void> {
+  const source = await host.ledger.selfRecord();
+  await openMembers(host, move, await readMovedEnvelope(host, move, { source }), work);
+}
+
+async function openMembers(
+  { layout }: HostContext,
+  move: MoveRef,
+  { origin, sessionKey }: OpenedEnvelope,
+  work: Work,
+): Promise<{ bytes: number }> {
   const folder = layout.package(move.packageId);
   return openPackage({ folder, origin, sessionKey, target: layout.stage(move.moveId), work });
 }

@@ -9,9 +9,8 @@ import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { fileStamp, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
+import { changedDisk, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
 export function createReleaseInstance(host: HostContext): HostActivities['releaseInstance'] {
   return (input) =>
@@ -73,12 +72,12 @@ async function requireAtRest(host: HostContext, move: MoveRef): Promise<void> {
       `the QEMU process ${record.process.pid} of ${move.instanceId} still lives on ${host.name}`,
     );
   }
-  for (const { target, path, stamp } of record.disks) {
-    if (!(await exists(path)) || (await fileStamp(path)) !== stamp) {
-      throw new VmferryError(
-        'SourceRanOn',
-        `disk ${target} of instance ${move.instanceId} was written on ${host.name} after the save`,
-      );
-    }
+  const changed = await changedDisk(record);
+  if (changed) {
+    const { target, how } = changed;
+    throw new VmferryError(
+      'SourceRanOn',
+      `disk ${target} of instance ${move.instanceId} was ${how === 'gone' ? 'removed' : 'written'} on ${host.name} after the save`,
+    );
   }
 }

@@ -12,7 +12,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, InstanceId } from '../workflows/contract.ts';
+import type { HostActivities, InstanceId, MoveRef, SignedText } from '../workflows/contract.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
@@ -26,21 +26,37 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
   return (input) =>
     withHeartbeat('resumeInstance', (work) =>
       withInstanceLock(host.layout, input.instanceId, async () => {
-        const { instanceId, generation, packageId, release, source, moveId } = input;
+        const { instanceId, generation, packageId, release, source } = input;
         await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
         await passed('owned');
-        const stage = host.layout.stage(moveId);
-        if (!(await hasRun(host, instanceId, generation)) && !(await exists(join(stage, LOCAL_XML)))) {
-          await openIntoStage(host, input, work);
-          await rewriteXml(host, input, stage);
-        }
-        await runCopy(host, instanceId, generation, stage, work);
+        await runReleased(host, input, work);
       }),
     );
 }
 
+/** Runs what this host owns by a release: the paused copy, or one that is restored from the package's members once more. */
+export async function runReleased(
+  host: HostContext,
+  move: MoveRef & { source: SignedText },
+  work: Work,
+): Promise<void> {
+  const stage = host.layout.stage(move.moveId);
+  if (!(await hasRun(host, move.instanceId, move.generation)) && !(await exists(join(stage, LOCAL_XML)))) {
+    await openIntoStage(host, move, work);
+    await rewriteXml(host, move, stage);
+  }
+  await runCopy(host, move.instanceId, move.generation, stage, work);
+}
+
 const resumedPath = (host: HostContext, instanceId: InstanceId, generation: number): string =>
   join(host.layout.instance(instanceId), `resumed-${generation}.json`);
+
+/** Written just before the vCPUs run: from here on the disk of this generation is the guest’s own. */
+export async function markRun(host: HostContext, instanceId: InstanceId, generation: number): Promise<void> {
+  const time = new Date().toISOString();
+  const about = `${time}: ${host.name} lets generation ${generation} of instance ${instanceId} run; from here on its disk is its own`;
+  await writeRecord(resumedPath(host, instanceId, generation), about, { time });
+}
 
 /** May the guest have written to its disk in this generation? Then nothing may be restored over it. */
 export function hasRun(host: HostContext, instanceId: InstanceId, generation: number): Promise<boolean> {
@@ -60,9 +76,7 @@ export async function runCopy(
     await ensurePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
-    const time = new Date().toISOString();
-    const about = `${time}: ${host.name} lets generation ${generation} of instance ${instanceId} run; from here on its disk is its own`;
-    await writeRecord(resumedPath(host, instanceId, generation), about, { time });
+    await markRun(host, instanceId, generation);
     await passed('marked');
   }
   if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);

@@ -19,9 +19,9 @@ import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { hasRun, runCopy } from './resume-instance.ts';
+import { hasRun, markRun, runCopy } from './resume-instance.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
-import { readSaveRecord, sameProcess } from './save-record.ts';
+import { changedDisk, readSaveRecord, sameProcess } from './save-record.ts';
 
 type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
 
@@ -31,40 +31,54 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
       withInstanceLock(host.layout, move.instanceId, async () => {
         const { generation } = await host.ledger.takeBack(move);
         await passed('taken-back');
-        return { generation, how: await run(host, move, work) };
+        return { generation, how: await runTakenBack(host, move, work) };
       }),
     );
 }
 
-async function run(host: HostContext, move: MoveRef, work: Work): Promise<How> {
+/**
+ * Lets an instance that was taken back run, as far as it got before.
+ *
+ * `resumed-<generation>.json` is written before the vCPUs start, whatever they start from: once it is there the saved RAM is
+ * never used again, for the guest may have written to its disk since.
+ *
+ * @throws PackageNotFound if its RAM is in a package that was not opened
+ */
+export async function runTakenBack(host: HostContext, move: MoveRef, work: Work): Promise<How> {
   const { hypervisor, layout } = host;
-  const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
-  const domain = await hypervisor.find(move.instanceId);
-  const restoredBefore = await hasRun(host, move.instanceId, move.generation);
+  const { instanceId, generation } = move;
+  const record = await readSaveRecord(layout, instanceId, generation - 1);
+  const domain = await hypervisor.find(instanceId);
 
-  // Not the process that was saved: a copy that an earlier attempt restored, and that runCopy judges.
+  // Another process that stands paused is a copy that an earlier attempt restored, and that runCopy judges. One that runs was
+  // started by somebody since, and goes on: this host owns it.
   const original = domain?.process && (!record || sameProcess(domain.process, record.process));
-  if (original && !restoredBefore) {
+  if (original || domain?.state === 'running') {
     const untouched = domain.state === 'running';
-    await hypervisor.abortJob(move.instanceId);
-    await hypervisor.resume(move.instanceId);
-    if (record?.autostart) await hypervisor.setAutostart(move.instanceId, true);
+    await hypervisor.abortJob(instanceId);
+    await markRun(host, instanceId, generation);
+    await hypervisor.resume(instanceId);
+    if (record?.autostart) await hypervisor.setAutostart(instanceId, true);
     return untouched ? 'never stopped' : 'resumed';
   }
 
-  const folder = await membersFolder(host, move, work);
-  if (folder === null && !restoredBefore && record?.saved) {
+  const ranBefore = await hasRun(host, instanceId, generation);
+  // It ran on after the save and has stopped since: RAM that is older than its disk would corrupt it.
+  const ranOn = !ranBefore && record?.saved ? (await changedDisk(record))?.how === 'written' : false;
+  const folder = ranBefore || ranOn ? null : await membersFolder(host, move, work);
+  if (folder === null && !ranBefore && !ranOn && record?.saved) {
     throw new VmferryError(
       'PackageNotFound',
-      `the RAM of instance ${move.instanceId} lies in package ${record.packageId}; it is restored from there`,
+      `the RAM of instance ${instanceId} lies in package ${record.packageId}; it is restored from there`,
     );
   }
-  if (folder === null && !restoredBefore) {
+  if (folder === null && !ranBefore) {
     // The host lost power while the guest ran or before its RAM was saved: what any power loss does to it.
-    await hypervisor.start(move.instanceId);
+    await markRun(host, instanceId, generation);
+    await hypervisor.start(instanceId);
     return 'rebooted';
   }
-  await runCopy(host, move.instanceId, move.generation, folder ?? layout.move(move.moveId), work);
+  await runCopy(host, instanceId, generation, folder ?? layout.move(move.moveId), work);
   return 'restored';
 }
 

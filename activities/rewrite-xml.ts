@@ -22,12 +22,14 @@ import { withInstanceLock } from './records/lock.ts';
 export const LOCAL_XML = 'local.xml';
 
 export function createRewriteXml(host: HostContext): HostActivities['rewriteXml'] {
-  return (move) =>
-    withInstanceLock(host.layout, move.instanceId, async () => {
-      const { requirements } = (await readMovedEnvelope(host, move)).origin;
-      await host.hypervisor.checkCompatible(requirements);
-      await rewriteXml(host, move, host.layout.stage(move.moveId), requirements);
-    });
+  return (move) => withInstanceLock(host.layout, move.instanceId, () => rewriteOpened(host, move));
+}
+
+/** The XML of members that were opened from the move’s package. */
+export async function rewriteOpened(host: HostContext, move: MoveRef): Promise<void> {
+  const { requirements } = (await readMovedEnvelope(host, move)).origin;
+  await host.hypervisor.checkCompatible(requirements);
+  await rewriteXml(host, move, host.layout.stage(move.moveId), requirements);
 }
 
 /**

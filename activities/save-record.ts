@@ -10,7 +10,7 @@ import { z } from 'zod';
 import type { InstanceId } from '../workflows/contract.ts';
 import type { ProcessIdentity } from './hypervisor/hypervisor.ts';
 import type { Layout } from './records/layout.ts';
-import { readJson, writeRecord } from './records/durable.ts';
+import { exists, readJson, writeRecord } from './records/durable.ts';
 
 const FileState = z.strictObject({
   target: z.string(),
@@ -54,6 +54,18 @@ export async function writeSaveRecord(
 export async function fileStamp(file: string): Promise<string> {
   const { ino, size, mtimeNs } = await stat(file, { bigint: true });
   return `${ino}:${size}:${mtimeNs}`;
+}
+
+/**
+ * The first disk of a saved instance that is not as the save left it; null if all are. One that was written tells that the
+ * guest, or another, has run on, and that the saved RAM is no longer its last state.
+ */
+export async function changedDisk({ disks }: SaveRecord): Promise<{ target: string; how: 'written' | 'gone' } | null> {
+  for (const { target, path, stamp } of disks) {
+    if (!(await exists(path))) return { target, how: 'gone' };
+    if ((await fileStamp(path)) !== stamp) return { target, how: 'written' };
+  }
+  return null;
 }
 
 export const sameProcess = (one: ProcessIdentity | null, other: ProcessIdentity | null): boolean =>

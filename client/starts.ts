@@ -56,6 +56,11 @@ export const STARTS: { readonly [K in WorkflowName]: Start<InputOf<K>> } = {
     }),
     same: ['destination'],
   },
+  start: {
+    id: ({ instanceId }) => workflowId.instance(instanceId),
+    summary: ({ instanceId }, story) => `Start ${name(story, instanceId)}`,
+    about: ({ instanceId }, story) => ({ instance: instanceId, ...from(story) }),
+  },
   deleteInstance: {
     id: ({ instanceId }) => workflowId.instance(instanceId),
     summary: ({ instanceId }, story) => `Delete ${name(story, instanceId)}`,
@@ -97,6 +102,11 @@ export const STARTS: { readonly [K in WorkflowName]: Start<InputOf<K>> } = {
     summary: ({ host }) => `Ask ${host} who it is`,
     about: ({ host }) => ({ source: host }),
     timeout: 30_000,
+  },
+  inspect: {
+    id: ({ mend }) => workflowId.inspection(mend),
+    summary: ({ mend }) => (mend ? 'Compare hosts and catalog, and mend' : 'Compare hosts and catalog'),
+    about: () => ({}),
   },
   addNode: {
     id: ({ host }) => workflowId.node(host),

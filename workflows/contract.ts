@@ -5,7 +5,7 @@
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { defineSearchAttributeKey } from '@temporalio/common';
 import type { FailureType } from './failures.ts';
-import type { HostReport } from './findings.ts';
+import type { Finding, HostReport } from './findings.ts';
 
 // ---- Identifiers ----
 
@@ -39,6 +39,7 @@ export const workflowId = {
   discard: (move: MoveId, host: HostId): string => `discard:${move}:${host}`,
   node: (host: HostId): string => `node:${host}`,
   nodeQuestion: (host: HostId): string => `node-question:${host}`,
+  inspection: (mend: boolean): string => (mend ? 'inspection:mend' : 'inspection'),
 };
 
 export const searchAttributes = {
@@ -315,6 +316,36 @@ export interface AddNodeInput {
   record: SignedText;
 }
 
+/** Compares all hosts with one another and with the catalog. */
+export interface InspectInput {
+  /** Do what is provably safe to do. */
+  mend: boolean;
+  /** Hosts that are known to be absent; they are not waited for. */
+  absent?: HostId[];
+}
+export interface Inspected {
+  findings: Finding[];
+}
+
+export interface StartInput {
+  instanceId: InstanceId;
+}
+export interface StartResult {
+  instanceId: InstanceId;
+  host: HostId;
+  generation: number;
+  how: 'ran already' | Started;
+}
+/** From what an instance came to run: its paused QEMU, its saved RAM, its disk alone. */
+export type Started = 'resumed' | 'restored' | 'booted';
+
+/** Started by an inspection, under the instance’s own id; never by the client. */
+export interface RepairInput {
+  instanceId: InstanceId;
+  /** What else hosts keep of its moves. */
+  left: Finding[];
+}
+
 /** Started by a move that could not tell a host to give up its copy; never by the client. */
 export interface DiscardCopyInput {
   host: HostId;
@@ -336,6 +367,9 @@ export interface Workflows {
   /** Asks a host for its record; the client shows the fingerprint. */
   describeNode(input: { host: HostId }): Promise<HostDescription>;
   addNode(input: AddNodeInput): Promise<Host>;
+  inspect(input: InspectInput): Promise<Inspected>;
+  /** Runs an instance that is down or paused, at the host that owns it. */
+  start(input: StartInput): Promise<StartResult>;
 }
 
 // ---- Messages of migrate, save and restore ----
@@ -443,6 +477,35 @@ export interface ControlActivities {
   forgetPackage(input: { packageId: PackageId; host: HostId }): Promise<void>;
   findHost(input: { host: HostId }): Promise<Host>;
   recordHost(input: { record: SignedText }): Promise<Host>;
+
+  /** The pool’s hosts, and the instant by the catalog’s clock: what changes after it was not at rest while it was looked at. */
+  beginInspection(): Promise<{ hosts: Host[]; at: string }>;
+  /**
+   * What is wrong with what hosts reported, and what they and the catalog say of one another. Without what a workflow that is
+   * open now explains, and without instances that changed since `at`.
+   */
+  compareWithCatalog(input: Comparison): Promise<Finding[]>;
+  /**
+   * The catalog says what the owner’s records say, outside of any move; a move that it shows as open is closed. Old news change
+   * nothing. Only for the workflow that holds the instance’s id.
+   *
+   * `savedAs`: the package from which it would be continued; null while it runs, or should.
+   */
+  followOwner(input: {
+    instanceId: InstanceId;
+    host: HostId;
+    generation: number;
+    savedAs: PackageId | null;
+  }): Promise<void>;
+}
+
+export interface Comparison {
+  /** Of `beginInspection`. */
+  at: string;
+  reports: HostReport[];
+  silent: { host: HostId; why: string }[];
+  /** Only what is about this instance, by the workflow that holds its id. */
+  instanceId?: InstanceId;
 }
 
 // ---- Activities of a host worker ----
@@ -544,6 +607,21 @@ export interface HostActivities {
   returnInstance(
     input: MoveRef,
   ): Promise<{ generation: number; how: 'never stopped' | 'resumed' | 'restored' | 'rebooted' }>;
+  /** Runs an instance that this host owns and that is down or paused; from its saved RAM where there is one. */
+  startInstance(input: { instanceId: InstanceId }): Promise<{
+    generation: number;
+    how: StartResult['how'];
+    /** The move that had stopped it; what it left can be removed. */
+    move: MoveRef | null;
+  }>;
+  /** The release that this host has given, for a new owner who has not heard of it. */
+  findRelease(input: { instanceId: InstanceId }): Promise<{
+    release: SignedText;
+    packageId: PackageId;
+    /** The new owner’s. */
+    generation: number;
+    to: HostId;
+  }>;
   /** Gives up a paused copy that was never released to this host, and what this move prepared. */
   discardCopy(input: MoveRef): Promise<void>;
 

@@ -108,6 +108,11 @@ export const FAILURES = {
     EXIT.conflict,
     'The instance was given away or taken back already; `vmferry instances show ID`.',
   ),
+  OwnershipUnclear: kind(
+    false,
+    EXIT.untrusted,
+    'Start it nowhere until that is clear; `vmferry doctor` tells what each host says.',
+  ),
   SourceStillRunning: kind(
     true,
     EXIT.conflict,

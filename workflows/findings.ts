@@ -5,7 +5,8 @@
  *
  * Sandbox-safe: imported by workflows, activities and client alike.
  */
-import type { HostId, ImageId, InstanceId, MoveId, PackageId } from './contract.ts';
+import type { HostId, ImageId, InstanceId, MoveId, MoveRef, PackageId } from './contract.ts';
+import { EXIT } from './failures.ts';
 
 /**
  * `critical`: an instance, or its only copy, is in danger. `warning`: something is not as it should be and a person has to
@@ -27,21 +28,39 @@ export type Mend =
   | 'settle' // what the move itself would have removed on its way out
   | 'forgetPackage'; // the catalog’s line about a package that is not there
 
+/**
+ * What is done with the catalog’s knowledge, once it is certain that no workflow of the instance is open: by a workflow that
+ * holds the instance’s id while it does so, and looks again first.
+ */
+export type Repair =
+  | { kind: 'followOwner'; instanceId: InstanceId; host: HostId; generation: number; savedAs: PackageId | null }
+  /** The step that the move itself would have ended with on this host. */
+  | { kind: 'clearUp'; host: HostId; move: MoveRef; as: 'gone' | 'kept' | 'copy' }
+  | { kind: 'forgetPackage'; host: HostId; packageId: PackageId };
+
 interface FindingKind {
   readonly severity: Severity;
-  /** A move under way leaves this behind on purpose, for its next step. */
+  /** Exit code of `vmferry doctor` when this is the worst that it finds; those of `info` are never used. */
+  readonly exit: number;
+  /** A workflow under way explains it: a move leaves things behind on purpose, for its next step. */
   readonly explained: boolean;
   /** Null: a person decides. Where there is one, it may still depend on the case; see the finding’s own. */
   readonly mend: Mend | null;
   /** The next thing to try. */
-  readonly advice: (about: Pick<Finding, 'host' | 'instanceId' | 'packageId' | 'moveId' | 'path'>) => string;
+  readonly advice: (about: Pick<Finding, 'host' | 'instanceId' | 'packageId' | 'imageId' | 'path'>) => string;
 }
 
 const kind = (
   severity: Severity,
-  options: { explained?: true; mend?: Mend },
+  options: { explained?: true; mend?: Mend; exit?: number },
   advice: FindingKind['advice'],
-): FindingKind => ({ severity, explained: options.explained ?? false, mend: options.mend ?? null, advice });
+): FindingKind => ({
+  severity,
+  exit: options.exit ?? EXIT.conflict,
+  explained: options.explained ?? false,
+  mend: options.mend ?? null,
+  advice,
+});
 
 const MENDS_ITSELF = (): string => '`vmferry doctor --mend` does what is needed.';
 
@@ -49,13 +68,13 @@ export const FINDINGS = {
   // ---- What runs ----
   runsWithoutRight: kind(
     'critical',
-    { mend: 'suspend' },
+    { mend: 'suspend', exit: EXIT.untrusted },
     ({ instanceId = 'ID' }) =>
       `Find out who started it: autostart, a supervisor, a person. When nothing of it is needed: \`virsh destroy ${instanceId}\` there.`,
   ),
   runsUnknown: kind(
     'critical',
-    {},
+    { exit: EXIT.untrusted },
     ({ host, instanceId = 'ID' }) =>
       `vmferry leaves it alone. Is it a copy that was made by hand? \`virsh -c qemu:///system domstate ${instanceId}\` on ${host}.`,
   ),
@@ -94,19 +113,20 @@ export const FINDINGS = {
   takeBackUnfinished: kind('info', { mend: 'completeTakeBack' }, MENDS_ITSELF),
   recordUnreadable: kind(
     'critical',
-    {},
+    { exit: EXIT.damaged },
     ({ host }) =>
       `Somebody or something changed the named file on ${host}; put it right from a backup. Nothing is done about this instance there.`,
   ),
   baseMissing: kind(
     'critical',
-    {},
+    { exit: EXIT.damaged },
     ({ host }) => `The disk cannot be read without it. Put the image back: \`vmferry images pull IMAGE ${host}\`.`,
   ),
   diskMalformed: kind(
     'critical',
-    {},
-    ({ host, path = 'FILE' }) => `\`qemu-img check ${path}\` on ${host} tells more; its newest package may be all there is.`,
+    { exit: EXIT.damaged },
+    ({ host, path = 'FILE' }) =>
+      `\`qemu-img check ${path}\` on ${host} tells more; its newest package may be all there is.`,
   ),
   strayAddress: kind('info', { mend: 'expel' }, MENDS_ITSELF),
   expectedHere: kind('info', { explained: true, mend: 'settle' }, MENDS_ITSELF),
@@ -127,18 +147,24 @@ export const FINDINGS = {
   // ---- Hosts and catalog ----
   hostSilent: kind(
     'warning',
-    {},
+    { exit: EXIT.unreachable },
     ({ host }) => `Start \`vmferry-host\` on ${host}; nothing can be said about what runs there.`,
   ),
   twoOwners: kind(
     'critical',
-    {},
+    { exit: EXIT.untrusted },
     ({ instanceId = 'ID' }) =>
       `Start it nowhere. Compare the files under instances/${instanceId}/ledger on these hosts: their chains tell where they part.`,
   ),
+  staleOwner: kind(
+    'critical',
+    { explained: true, exit: EXIT.untrusted },
+    ({ host, instanceId = 'ID' }) =>
+      `Do not start it on ${host}. Was its state directory brought back from a backup? \`vmferry instances show ${instanceId}\` shows how the instance went on.`,
+  ),
   noOwner: kind(
     'critical',
-    {},
+    { explained: true, exit: EXIT.untrusted },
     ({ instanceId = 'ID' }) =>
       `Look for its packages: \`vmferry packages list\`. Was the state directory of a host lost? \`vmferry instances show ${instanceId}\` shows its history.`,
   ),
@@ -150,7 +176,7 @@ export const FINDINGS = {
   catalogBehind: kind('info', { explained: true, mend: 'followOwner' }, MENDS_ITSELF),
   notInCatalog: kind(
     'warning',
-    {},
+    { explained: true },
     ({ host }) => `It runs and cannot be moved. Was the catalog restored from a backup? Its owner is ${host}.`,
   ),
   moveWithoutWorkflow: kind('info', { explained: true, mend: 'followOwner' }, MENDS_ITSELF),
@@ -159,11 +185,20 @@ export const FINDINGS = {
     { explained: true },
     ({ instanceId = 'ID' }) => `\`vmferry instances delete ${instanceId}\` frees its name and address.`,
   ),
-  imageMissing: kind('warning', {}, ({ host }) => `\`vmferry images pull IMAGE ${host}\` brings it there again.`),
-  packageMissing: kind('warning', { mend: 'forgetPackage' }, MENDS_ITSELF),
+  endUnfinished: kind(
+    'info',
+    { explained: true },
+    ({ instanceId = 'ID' }) => `\`vmferry instances delete ${instanceId}\` finishes it.`,
+  ),
+  imageMissing: kind(
+    'warning',
+    { explained: true, exit: EXIT.damaged },
+    ({ host, imageId = 'IMAGE' }) => `\`vmferry images pull ${imageId} ${host}\` brings it there again.`,
+  ),
+  packageMissing: kind('warning', { explained: true, mend: 'forgetPackage', exit: EXIT.damaged }, MENDS_ITSELF),
   neededPackageMissing: kind(
     'critical',
-    {},
+    { explained: true, exit: EXIT.damaged },
     ({ host, packageId = 'ID' }) =>
       `Bring it back from a host that has it: \`vmferry packages pull ${packageId} ${host}\`.`,
   ),
@@ -194,6 +229,8 @@ export interface Finding {
   path?: string;
   bytes?: number;
   mend: Mend | null;
+  /** How it would be mended where the host alone cannot. */
+  repair?: Repair;
   /** Set once somebody has tried. */
   mended?: boolean;
   /** Why the mend did not come about. */

@@ -83,6 +83,8 @@ const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   resumeInstance: 'long',
   settleMove: 'quick',
   returnInstance: 'long',
+  startInstance: 'long',
+  findRelease: 'quick',
   discardCopy: 'quick',
   verifyPackage: 'long',
   pullPackage: 'remote',

@@ -11,6 +11,11 @@ export async function findHost(tx: Transaction, id: HostId): Promise<Host> {
   return host;
 }
 
+/** By name. */
+export async function allHosts(tx: Transaction): Promise<Host[]> {
+  return await tx.rows<Host>(`SELECT ${COLUMNS} FROM hosts h ORDER BY h.id`);
+}
+
 /** Hosts that hold an image, by name. */
 export async function hostsOfImage(tx: Transaction, imageId: string): Promise<Host[]> {
   return await tx.rows<Host>(

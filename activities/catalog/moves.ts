@@ -252,6 +252,61 @@ export async function endOpenMove(tx: Transaction, instanceId: InstanceId, holde
   await abandonMove(tx, open.id);
 }
 
+/**
+ * Outside of any move: the catalog says what the owner’s records say. A move that it shows as open was left behind by a
+ * workflow that was terminated; it ends as the records tell that it ended. Old news, of a lower generation than is known,
+ * change nothing.
+ *
+ * @param savedAs the package from which the instance would be continued at `host`; null while it runs, or should
+ * @throws InstanceNotFound, StaleGeneration if another host is known to own that generation
+ * @throws InstanceBusy if a move is open and the caller is not its holder
+ * @throws PackageNotFound if that package is not known at `host`
+ */
+export async function followOwner(
+  tx: Transaction,
+  input: { instanceId: InstanceId; host: HostId; generation: number; savedAs: PackageId | null },
+  holder: boolean,
+): Promise<void> {
+  const { instanceId, host, generation, savedAs } = input;
+  const instance = await lockInstance(tx, instanceId);
+  if (generation < instance.generation) return;
+  if (host !== instance.host && generation === instance.generation) throw ownedElsewhere(instance, host);
+  if (instance.openMove !== null) {
+    if (!holder) throw busy(instance);
+    await endAsRecorded(tx, instance.openMove, host, generation);
+  }
+  // Where the instance is its base image is.
+  await imageArrived(tx, instance.imageId, host);
+  try {
+    await tx.run(
+      `UPDATE instances SET state = $2, open_move = NULL, host_id = $3, generation = $4, package_id = $5 WHERE id = $1`,
+      [instanceId, savedAs === null ? 'running' : 'saved', host, generation, savedAs],
+    );
+  } catch (error) {
+    if (!brokenRule(error)?.startsWith('instances_package_')) throw error;
+    throw packageMissing(savedAs ?? '', instance, host, error);
+  }
+  await dropUnmetNeeds(tx, instance.imageId);
+}
+
+/** The outcome that follows from who owns the instance now. */
+async function endAsRecorded(tx: Transaction, id: MoveId, owner: HostId, generation: number): Promise<void> {
+  const move = await tx.row<MoveRow>(SELECT, [id]);
+  if (!move || move.ended) return;
+  const done = generation === move.generation;
+  const outcome =
+    done && owner === move.destination && move.kind !== 'save'
+      ? 'moved'
+      : done && owner === move.source
+        ? 'returned'
+        : 'failed';
+  await tx.run(
+    `UPDATE moves SET phase = NULL, outcome = $2, owner_id = CASE $2 WHEN 'moved' THEN destination_id ELSE source_id END,
+       failure_type = $3, failure_message = $4, ended_at = greatest(now(), started_at) WHERE id = $1`,
+    [id, outcome, ABANDONED.type, ABANDONED.message],
+  );
+}
+
 async function abandonMove(tx: Transaction, id: MoveId): Promise<void> {
   await tx.run(
     `UPDATE moves SET phase = NULL, outcome = 'failed', owner_id = source_id, failure_type = $2, failure_message = $3,

@@ -1,8 +1,9 @@
 /** `vmferry doctor`: everything that a command needs, looked at one by one; what is wrong comes with its advice. */
 import type { Command } from 'commander';
-import type { HostDescription } from '../../workflows/contract.ts';
+import type { HostDescription, HostId } from '../../workflows/contract.ts';
 import type { FailureType } from '../../workflows/failures.ts';
 import { EXIT, VmferryError } from '../../workflows/failures.ts';
+import type { Finding } from '../../workflows/findings.ts';
 import type { PoolKey } from '../../activities/trust/pool-key.ts';
 import type { Api, Catalog, Orchestrator, Poller } from '../api.ts';
 import type { HostRow } from '../catalog-queries.ts';
@@ -14,11 +15,13 @@ import type { Session } from '../session.ts';
 interface Check {
   /** What was looked at, such as `host beta`. */
   subject: string;
-  status: 'ok' | 'hint' | 'failed';
+  status: 'ok' | 'hint' | 'mended' | 'failed';
   detail: string;
   advice: string;
   /** Exit code that it asks for. */
   exit: number;
+  /** It differs between what runs, what is recorded, and the catalog. */
+  finding?: true;
 }
 
 /** A worker that lives calls at least once in a long poll, which lasts a minute. */
@@ -52,28 +55,37 @@ const wrong = (subject: string, type: FailureType, detail: string): Check =>
 export function addDoctorCommand(program: Command, session: Session): void {
   program
     .command('doctor')
-    .description('Check profile, Temporal, catalog and every host')
-    .addHelpText('after', '\nExample:\n  vmferry doctor --output json')
-    .action(async () => {
-      const checks = await examine(session);
+    .description('Check profile, Temporal, catalog and every host, and what runs against what is recorded')
+    .option('--mend', 'do what is provably safe to do about what is found')
+    .addHelpText(
+      'after',
+      '\nNothing is ever mended whose owner is unclear. What is mended, and why that is safe, is told in' +
+        '\ndocs/decisions/0006-what-is-mended-and-what-is-told.md.' +
+        '\n\nExample:\n  vmferry doctor --output json',
+    )
+    .action(async (options: { mend?: boolean }) => {
+      const { checks, findings } = await examine(session, options.mend === true);
       const bad = checks.find(({ status }) => status === 'failed');
-      const width = Math.max(...checks.map(({ subject }) => subject.length));
-      const lines = checks.map(({ subject, status, detail, advice }) => {
-        const more = status === 'ok' || advice === '' ? '' : `\n${' '.repeat(width + 10)}${advice}`;
-        return `${status.padEnd(6)}  ${subject.padEnd(width)}  ${detail}${more}`;
+      const width = Math.max(...checks.filter(({ finding }) => !finding).map(({ subject }) => subject.length));
+      const lines = checks.map(({ subject, status, detail, advice, finding }) => {
+        // What is found is told in sentences, about things with long names.
+        const indent = `\n${' '.repeat(finding ? 8 : width + 10)}`;
+        const said = finding ? `${subject}${indent}${detail}` : `${subject.padEnd(width)}  ${detail}`;
+        return `${status.padEnd(6)}  ${said}${status === 'ok' || advice === '' ? '' : `${indent}${advice}`}`;
       });
       for (const check of checks) session.output.event('check', check);
-      session.output.answer(lines.join('\n'), { ok: bad === undefined, checks });
+      for (const one of findings) session.output.event('finding', { finding: one });
+      session.output.answer(lines.join('\n'), { ok: bad === undefined, checks, findings });
       session.exitWith(bad?.exit ?? EXIT.ok);
     });
 }
 
-async function examine(session: Session): Promise<Check[]> {
+async function examine(session: Session, mend: boolean): Promise<{ checks: Check[]; findings: Finding[] }> {
   let api: Api;
   try {
     api = await session.api();
   } catch (error) {
-    return [failed('profile', error)];
+    return { checks: [failed('profile', error)], findings: [] };
   }
   const { profile } = api;
   const [poolCheck, pool] = await checkPool(profile);
@@ -81,14 +93,62 @@ async function examine(session: Session): Promise<Check[]> {
   const [catalogChecks, hosts] = await checkCatalog(api);
   const hostChecks =
     temporal === null ? [] : await Promise.all(hosts.map((host) => checkHost(session, temporal, host, pool)));
-  return [
+  const absent = hosts.filter((_, index) => hostChecks[index]?.some(({ exit }) => exit === EXIT.unreachable));
+  const [accountChecks, findings] =
+    temporal === null || hosts.length === 0
+      ? [[], []]
+      : await compareAccounts(
+          session,
+          temporal,
+          mend,
+          absent.map(({ id }) => id),
+        );
+  const checks = [
     ok('profile', `${profile.file}, [profile.${profile.temporalProfile}]`),
     poolCheck,
     ...serverChecks,
     ...catalogChecks,
     ...hostChecks.flat(),
     ...pollLimit(hosts.length),
+    ...accountChecks,
   ];
+  return { checks, findings };
+}
+
+/** What runs, what the hosts’ records say, what the catalog says. */
+async function compareAccounts(
+  session: Session,
+  temporal: Orchestrator,
+  mend: boolean,
+  absent: HostId[],
+): Promise<[Check[], Finding[]]> {
+  const subject = 'records';
+  let findings: Finding[];
+  try {
+    ({ findings } = await (await temporal.start('inspect', { mend, absent })).result(session.interrupt));
+  } catch (error) {
+    return [[failed(subject, error)], []];
+  }
+  const { FINDINGS } = await import('../../workflows/findings.ts');
+  // The absent were told of above.
+  const told = findings.filter(({ type, host }) => type !== 'hostSilent' || !absent.includes(host));
+  if (told.length === 0) return [[ok(subject, 'what runs, what is recorded and the catalog agree')], findings];
+  const order = { critical: 0, warning: 1, info: 2 };
+  const sorted = told.toSorted((a, b) => order[a.severity] - order[b.severity]);
+  return [sorted.map((one) => ({ ...asCheck(one, FINDINGS[one.type].exit), finding: true })), findings];
+}
+
+function asCheck(one: Finding, exit: number): Check {
+  const { host, found, expected, advice, severity, mended, mendFailure } = one;
+  const subject = one.subject === `host ${host}` ? one.subject : `${one.subject} on ${host}`;
+  const detail = `${found}; expected: ${expected}`;
+  // A copy that ran without right is suspended now, and still somebody started it.
+  if (mended === true && severity === 'critical')
+    return { subject, status: 'failed', detail, advice: `It is suspended now. ${advice}`, exit };
+  if (mended === true) return { subject, status: 'mended', detail, advice: '', exit: EXIT.ok };
+  const why = mendFailure === undefined ? '' : `It could not be mended: ${mendFailure}. `;
+  if (severity === 'info') return hint(subject, detail, `${why}${advice}`);
+  return { subject, status: 'failed', detail, advice: `${why}${advice}`, exit };
 }
 
 async function checkPool({ pool: folder, file }: Profile): Promise<[Check, PoolKey | null]> {

@@ -1,7 +1,7 @@
 /** `vmferry instances`: the virtual machines. */
 import type { Command } from 'commander';
 import { VmferryError } from '../../workflows/failures.ts';
-import type { MoveOptions, MoveResult } from '../../workflows/contract.ts';
+import type { MoveOptions, MoveResult, StartResult } from '../../workflows/contract.ts';
 import type { Api, Running } from '../api.ts';
 import type { InstanceRow } from '../catalog-queries.ts';
 import { follow } from '../follow.ts';
@@ -83,6 +83,18 @@ export function addInstancesCommands(program: Command, session: Session): void {
       );
     });
 
+  instances
+    .command('start')
+    .argument('<id>', id)
+    .description('Run an instance that is down or paused, at the host that owns it')
+    .addHelpText(
+      'after',
+      '\nFor an instance whose host lost power, whose move was terminated half way, or that is saved. The hosts’ own' +
+        '\nrecords tell which of them owns it; it continues from its saved RAM if there is any, else boots from its disk.' +
+        '\n\nExample:\n  vmferry instances start counter --output json',
+    )
+    .action((word: string) => startInstance(session, word));
+
   onFailure(moving(instances.command('restore')))
     .argument('<id>', id)
     .argument('[host]', 'host that continues it: name or fingerprint (default: the one that owns it)')
@@ -133,6 +145,22 @@ export function addInstancesCommands(program: Command, session: Session): void {
       await deleteInstance(session, api, instance);
       session.output.answer(`Instance ${instance.id} deleted`, { id: instance.id });
     });
+}
+
+const STARTED: Record<StartResult['how'], string> = {
+  'ran already': 'runs already',
+  resumed: 'goes on where it was paused',
+  restored: 'goes on from its saved RAM',
+  booted: 'boots from its disk',
+};
+
+async function startInstance(session: Session, word: string): Promise<void> {
+  const api = await session.api();
+  const { id, name, host } = await (await api.catalog()).findInstance(word);
+  const story = { instanceName: name, source: host };
+  const running = await (await api.temporal()).start('start', { instanceId: id }, story);
+  const result = await follow(session, running, { title: `starting ${name}` });
+  session.output.answer(`Instance ${result.instanceId} ${STARTED[result.how]} on ${result.host}`, result);
 }
 
 /** Used by `delete-all` too. */

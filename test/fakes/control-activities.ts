@@ -129,6 +129,15 @@ export function createFakeControlActivities(pool: FakePool): ControlActivities {
         scenario.packageHosts.delete(input.host);
       }),
     findHost: (input) => inPool('findHost', input, () => hostOf(input.host)),
+    beginInspection: () =>
+      inPool('beginInspection', undefined, () => ({ hosts: pool.hosts.map(hostOf), at: '2026-11-24T12:00:00.000Z' })),
+    compareWithCatalog: (input) => inPool('compareWithCatalog', input, () => pool.compared(input)),
+    followOwner: (input) =>
+      on('followOwner', input, (scenario) => {
+        const { host, generation, savedAs } = input;
+        scenario.openMove = null;
+        scenario.recorded = { host, generation, state: savedAs === null ? 'running' : 'saved' };
+      }),
     recordHost: (input) => inPool('recordHost', input, () => hostOf(input.record.replace('record of ', ''))),
   };
 }

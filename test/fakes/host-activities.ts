@@ -155,6 +155,23 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
         scenario.run(host);
         return { generation: input.generation, how };
       }),
+    startInstance: (input) =>
+      on('startInstance', input, (scenario) => {
+        mustOwn(scenario);
+        scenario.run(host);
+        return { generation: scenario.generation, how: 'booted' as const, move: null };
+      }),
+    findRelease: (input) =>
+      on('findRelease', input, (scenario) => {
+        if (scenario.releasedTo === null)
+          throw reported('ReleaseMissing', `${host} has released ${scenario.name} to nobody`);
+        return {
+          release: `release of ${scenario.packageId ?? ''} to ${scenario.releasedTo}`,
+          packageId: scenario.packageId ?? '',
+          generation: scenario.generation + 1,
+          to: scenario.releasedTo,
+        };
+      }),
     discardCopy: (input) =>
       on('discardCopy', input, (scenario) => {
         if (scenario.owner === host) throw reported('OwnershipDecided', `${host} owns ${scenario.name}`);

@@ -6,9 +6,17 @@
 import { Context } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
 import { randomUUID } from 'node:crypto';
-import type { HostActivities, HostId, InstanceId, InstanceState, MoveId, PackageId } from '../../workflows/contract.ts';
+import type {
+  Comparison,
+  HostActivities,
+  HostId,
+  InstanceId,
+  InstanceState,
+  MoveId,
+  PackageId,
+} from '../../workflows/contract.ts';
 import { FAILURES, type FailureType } from '../../workflows/failures.ts';
-import type { HostReport } from '../../workflows/findings.ts';
+import type { Finding, HostReport } from '../../workflows/findings.ts';
 
 /** `alpha.saveInstance`; the control worker is `control`. */
 export type Call = `${HostId}.${string}`;
@@ -167,6 +175,9 @@ export class FakePool {
   imageUsers: InstanceId[] = [];
   /** What hosts answer when they are asked how things stand; what is left out is empty. */
   readonly reports = new Map<HostId, Partial<HostReport>>();
+  hosts: HostId[] = ['alpha', 'beta', 'gamma'];
+  /** What is found by comparing them with the catalog. */
+  compared: (input: Comparison) => Finding[] = ({ reports }) => reports.flatMap(({ findings }) => findings);
   readonly #scenarios: Scenario[] = [];
   readonly #moves = new Map<MoveId, Scenario>();
 

@@ -111,6 +111,7 @@ describe('help', () => {
       'instances list',
       'instances show',
       'instances save',
+      'instances start',
       'instances restore',
       'instances migrate',
       'instances delete',
@@ -715,6 +716,27 @@ describe('list and delete-all', () => {
   });
 });
 
+describe('instances start', () => {
+  it('says from what the instance came to run', async () => {
+    const result = { instanceId: 'i-1', host: 'beta', generation: 3 };
+    for (const [how, said] of [
+      ['ran already', /Instance i-1 runs already on beta/],
+      ['resumed', /goes on where it was paused/],
+      ['restored', /goes on from its saved RAM/],
+      ['booted', /boots from its disk/],
+    ] as const) {
+      const api = new FakeApi().answers('start', { ...result, how });
+      api.rows.instances = [instanceRow('i-1', { name: 'web' })];
+      const { exit, stdout } = await command('instances start web', { api });
+      assert.equal(exit, 0);
+      assert.match(stdout, said);
+      assert.deepEqual(api.started, [
+        { type: 'start', input: { instanceId: 'i-1' }, story: { instanceName: 'web', source: 'alpha' } },
+      ]);
+    }
+  });
+});
+
 describe('nodes, pool and doctor', () => {
   let folder = '';
   let poolFingerprint = '';
@@ -862,7 +884,7 @@ describe('nodes, pool and doctor', () => {
   });
 
   async function healthy(): Promise<FakeApi> {
-    const api = asked();
+    const api = asked().answers('inspect', { findings: [] });
     const { loadPoolKey } = await import('../../activities/trust/pool-key.ts');
     const key = await loadPoolKey(join(folder, 'pool'));
     const certified = await key?.certifyHost(record);
@@ -889,6 +911,7 @@ describe('nodes, pool and doctor', () => {
       'control worker',
       'catalog',
       'host beta',
+      'records',
     ]) {
       assert.match(stdout, new RegExp(`^ok +${subject} `, 'm'));
     }
@@ -938,6 +961,67 @@ describe('nodes, pool and doctor', () => {
     many.rows.hosts = Array.from({ length: 400 }, (_, index) => hostRow(`h${index}`));
     many.pollersOf = Object.fromEntries(many.rows.hosts.map(({ id }) => [id, []]));
     assert.deepEqual((await examined(many)).hints, ['poll limit']);
+  });
+
+  it('the doctor tells what differs between hosts and catalog, the worst first, and exits by it', async () => {
+    const { finding } = await import('../../workflows/findings.ts');
+    const about = { host: 'beta', instanceId: 'i-1', subject: 'instance web (i-1)', expected: 'something else' };
+    const api = await healthy();
+    const findings = [
+      finding('moveFolderLeft', { ...about, subject: 'folder moves/m-1', path: 'moves/m-1', found: '1000 bytes' }),
+      finding('down', { ...about, found: 'it is shut off' }),
+      finding('runsWithoutRight', { ...about, found: 'it runs on beta, which released it' }),
+    ];
+    api.answers('inspect', { findings });
+    const { exit, stdout } = await command('doctor', { api });
+    assert.equal(exit, EXIT.untrusted);
+    const told = stdout.split('\n').filter((line) => /^(failed|hint) /.test(line));
+    assert.deepEqual(
+      told.map((line) => line.replaceAll(/ {2,}/g, ' ')),
+      ['failed instance web (i-1) on beta', 'failed instance web (i-1) on beta', 'hint folder moves/m-1 on beta'],
+    );
+    assert.match(stdout, /it is shut off; expected: something else\n +`vmferry instances start i-1` runs it again\./);
+    assert.deepEqual(api.started.at(-1), { type: 'inspect', input: { mend: false, absent: [] }, story: undefined });
+
+    const json = JSON.parse((await command('doctor --output json', { api })).stdout) as { findings: object[] };
+    assert.deepEqual(json.findings, findings);
+    const events = lines((await command('doctor --output jsonl', { api })).stdout);
+    assert.equal(events.filter(({ type }) => type === 'finding').length, 3);
+  });
+
+  it('the doctor mends when it is asked to, and says what it could not', async () => {
+    const { finding } = await import('../../workflows/findings.ts');
+    const about = { host: 'beta', instanceId: 'i-1', subject: 'instance web (i-1)', expected: 'something else' };
+    const api = await healthy();
+    const findings = [
+      { ...finding('catalogBehind', { ...about, found: 'the catalog says alpha' }), mended: true },
+      { ...finding('runsWithoutRight', { ...about, found: 'it runs on beta' }), mended: true },
+      {
+        ...finding('strayAddress', { ...about, found: 'its address' }),
+        mended: false,
+        mendFailure: 'libvirtd is down',
+      },
+    ];
+    api.answers('inspect', { findings });
+    const { exit, stdout } = await command('doctor --mend', { api });
+    assert.deepEqual(api.started.at(-1)?.input, { mend: true, absent: [] });
+    assert.match(stdout, /^mended +instance web \(i-1\) on beta\n +the catalog says alpha/m);
+    assert.match(stdout, /It could not be mended: libvirtd is down\. /);
+    // Somebody started it: a person has to know, though it stands still now.
+    assert.match(stdout, /^failed +instance web[^\n]*\n[^\n]*it runs on beta[^\n]*\n +It is suspended now\./m);
+    assert.equal(exit, EXIT.untrusted);
+  });
+
+  it('the doctor does not wait for hosts that it has found absent, and tells of them once', async () => {
+    const { finding } = await import('../../workflows/findings.ts');
+    const api = await healthy();
+    api.pollersOf = { beta: [] };
+    const expected = 'an answer';
+    const silent = finding('hostSilent', { host: 'beta', subject: 'host beta', found: 'no answer', expected });
+    api.answers('inspect', { findings: [silent] });
+    const { exit, bad } = await examined(api);
+    assert.deepEqual(api.started.at(-1)?.input, { mend: false, absent: ['beta'] });
+    assert.deepEqual([exit, Object.keys(bad)], [EXIT.unreachable, ['host beta']]);
   });
 
   it('the doctor reports a broken profile as a check', async () => {
