@@ -113,6 +113,26 @@ export const FAILURES = {
     EXIT.untrusted,
     'Start it nowhere until that is clear; `vmferry doctor` tells what each host says.',
   ),
+  FenceMissing: kind(
+    false,
+    EXIT.conflict,
+    'Only a fence that the pool key signed lets another host go on: `vmferry moves readdress MOVE HOST`.',
+  ),
+  FenceInvalid: kind(
+    false,
+    EXIT.untrusted,
+    'The fence is for something else, or of another pool; `vmferry moves readdress MOVE HOST` signs one.',
+  ),
+  FenceConflict: kind(
+    false,
+    EXIT.conflict,
+    'A generation has one fence only; go on with the host that the first one names.',
+  ),
+  FenceRefused: kind(
+    false,
+    EXIT.conflict,
+    'The host lives, and what it has of the instance is newer than the package; let it go on there.',
+  ),
   SourceStillRunning: kind(
     true,
     EXIT.conflict,

@@ -264,7 +264,7 @@ export interface InstanceReport {
   /** By the ledger: owned, and not decided about. */
   owned: { generation: number; by: CameBy } | null;
   /** The newest decision. */
-  decided: { generation: number; kind: 'release' | 'return' | 'end'; to: HostId | null } | null;
+  decided: { generation: number; kind: 'release' | 'return' | 'end' | 'fence'; to: HostId | null } | null;
   /** The move that stopped the owned generation; `saved`: all of its RAM is in a file or package. */
   stopped: { moveId: MoveId; packageId: PackageId; saved: boolean } | null;
   /** The vCPUs have run in the owned generation. */

@@ -2,8 +2,8 @@
 import type { SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { CertifiedHost, PoolTrust } from './pool.ts';
-import { readUnverified, verifyText } from './signed-text.ts';
-import { Link } from './statements.ts';
+import { readUnverified, verifyText, type Verified } from './signed-text.ts';
+import { Fence, Link } from './statements.ts';
 
 export interface Chain {
   statements: readonly SignedText[];
@@ -33,25 +33,43 @@ export interface ChainEnd {
  * @throws ChainBroken with the cause
  */
 export async function verifyChain(chain: Chain, pool: PoolTrust): Promise<ChainEnd> {
-  const hosts = new Map<string, CertifiedHost>();
-  for (const signed of chain.hosts) {
-    const host = await meaningBroken('a host record in it', () => pool.onceCertifiedHost(signed));
-    hosts.set(host.record.fingerprint, host);
+  const hosts = await signersOf(chain, pool);
+  const end = await walk(chain.statements, hosts, pool);
+  if (!end) throw new VmferryError('ChainBroken', 'an instance’s chain of statements is empty');
+  if (!hosts.has(end.ownerFingerprint)) {
+    throw new VmferryError('ChainBroken', `the chain of ${end.instanceId} lacks the record of its owner ${end.owner}`);
   }
-  let end: ChainEnd | undefined;
-  const madeBy = new Map<number, string>();
-  for (const [index, signed] of chain.statements.entries()) {
+  return end;
+}
+
+/** By fingerprint. */
+async function signersOf({ hosts }: Chain, pool: PoolTrust): Promise<Map<string, CertifiedHost>> {
+  const signers = new Map<string, CertifiedHost>();
+  for (const signed of hosts) {
+    const host = await meaningBroken('a host record in it', () => pool.onceCertifiedHost(signed));
+    signers.set(host.record.fingerprint, host);
+  }
+  return signers;
+}
+
+/** Follows statements, from the first of all or from where a chain has ended before. */
+async function walk(
+  statements: readonly SignedText[],
+  hosts: Map<string, CertifiedHost>,
+  pool: PoolTrust,
+  from?: ChainEnd,
+): Promise<ChainEnd | undefined> {
+  let end = from;
+  const madeBy = new Map(from?.madeBy);
+  for (const signed of statements) {
+    const index = madeBy.size;
     const claimed = await meaningBroken(`statement ${index}`, () => readUnverified(signed, Link));
     const key = claimed.type === 'fence' ? pool.publicKey : signerKey(hosts, claimed, index);
     const { payload, digest } = await meaningBroken(`statement ${index}`, () => verifyText(signed, key, Link));
     end = follow(end, payload, digest, index);
     if (!end.ended) madeBy.set(end.generation, digest);
   }
-  if (!end) throw new VmferryError('ChainBroken', 'an instance’s chain of statements is empty');
-  if (!hosts.has(end.ownerFingerprint)) {
-    throw new VmferryError('ChainBroken', `the chain of ${end.instanceId} lacks the record of its owner ${end.owner}`);
-  }
-  return { ...end, madeBy };
+  return end && { ...end, madeBy };
 }
 
 /** What a package claims about its instance, next to the chain that must prove it. */
@@ -67,9 +85,15 @@ export interface ChainClaim {
 /**
  * Checks that a package's chain ends with its source as owner of the generation before the package's.
  *
+ * @param later statements that followed the package's chain, before the fence that goes back to the package
+ * @returns where the chain ends with them
  * @throws ChainBroken
  */
-export async function verifyClaim(claim: ChainClaim, pool: PoolTrust): Promise<ChainEnd> {
+export async function verifyClaim(
+  claim: ChainClaim,
+  pool: PoolTrust,
+  later: readonly SignedText[] = [],
+): Promise<ChainEnd> {
   const { packageId, instanceId, generation, sourceFingerprint } = claim;
   const end = await verifyChain(claim.chain, pool);
   if (end.ended || end.instanceId !== instanceId || end.generation !== generation - 1) {
@@ -85,7 +109,23 @@ export async function verifyClaim(claim: ChainClaim, pool: PoolTrust): Promise<C
       `package ${packageId} was not made by ${end.owner}, the owner of its instance`,
     );
   }
-  return end;
+  if (later.length === 0) return end;
+  const last = await walk(later, await signersOf(claim.chain, pool), pool, end);
+  if (!last || last.ended) throw new VmferryError('ChainBroken', `instance ${instanceId} has ended`);
+  return last;
+}
+
+/**
+ * Checks that the pool key signed a fence.
+ *
+ * @throws FenceInvalid
+ */
+export async function verifyFence(fence: SignedText, pool: PoolTrust): Promise<Verified<Fence>> {
+  try {
+    return await verifyText(fence, pool.publicKey, Fence);
+  } catch (cause) {
+    throw new VmferryError('FenceInvalid', `a fence is not signed by the key of pool ${pool.fingerprint}`, { cause });
+  }
 }
 
 function signerKey(

@@ -2,16 +2,32 @@
  * A host's own memory of who may run an instance: durable, local, obeyed by every step, believed over any catalog.
  *
  *   owned-<g>.json               this host owns (or owned) generation g, and the chain that proves it
- *   decision-<g>.json            what it decided about its generation g: release, return or end. Never two.
+ *   decision-<g>.json            what became of generation g: release, return, end, or fence. Never two.
+ *   fence-<g>.json               the fence that gives generation g to a host, this one or another. Never two.
  *   seen-<g>.json                the package that it accepted for generation g
  *   receipt-<g>-<move>.json      the receipt that it gave
  *   sealed-<g>-<package>.json    the origin record that it signed when it sealed a package for generation g
  *
  * Each is JSON that begins with a sentence for people (records/durable.ts); what decides is the signed text in it.
  *
+ * The rules:
+ *
+ * 1. A host owns generation g if `owned-<g>` is its highest, nothing is decided about g, no fence above g is known to it,
+ *    and the chain in `owned-<g>` goes through every other fence that it knows.
+ * 2. Of a generation one thing becomes, once. A release needs the receipt for the very package that was sealed; a return
+ *    makes this host owner of g + 1; an end makes nobody owner.
+ * 3. A package is accepted for one generation: its own, or a later one that a fence gives to this host. It is refused once
+ *    a higher generation, or another package for the same, is known here, and if its chain leaves out a fence that is.
+ * 4. A host takes over an accepted generation g for which it gave a receipt, by the release of the owner of g - 1, or by
+ *    the fence for g; by the release only while no fence for g or above is known to it.
+ * 5. A fence for g is the pool key's word: the owner of g - 1 died for good. It names the statement that made g - 1 and the
+ *    package from which g goes on. Asked first (not `final`), a host takes note of it only if it decided nothing else about
+ *    g - 1, and owns nothing now but the g - 1 that the fence names. Told that another may have taken over (`final`), it
+ *    takes note in any case. Either way what it owned, or was released, that does not go through the fence is over.
+ *
  * Every change is the creation of one file that did not exist, so a crash leaves it done or not done, and of two that
- * race one wins and the other is told. A decision is on the disk before anything acts on it. `takeBack` needs two
- * files; the decision alone counts, the other is written again by whoever finds it missing.
+ * race one wins and the other is told. A decision is on the disk before anything acts on it. `takeBack` and `obeyFence`
+ * need two files; the decision alone counts, the other is written again by whoever finds it missing.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -22,11 +38,12 @@ import { VmferryError } from '../../workflows/failures.ts';
 import type { CameBy } from '../../workflows/findings.ts';
 import { createRecord, exists, makeDirectory, readJson, syncDirectory, writeRecord } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
-import { verifyClaim, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
+import { verifyClaim, verifyFence, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
 import type { HostKeys } from './keys.ts';
 import type { PoolTrust } from './pool.ts';
 import { digestOf, readUnverified, signText, verifyText, type Verified } from './signed-text.ts';
 import {
+  Fence,
   fingerprint,
   hex,
   Link,
@@ -46,7 +63,8 @@ export interface Owned {
 }
 
 export interface Decision {
-  kind: 'release' | 'return' | 'end';
+  /** `fence`: not this host's own, but the operator's, whether it owned the generation or not. */
+  kind: 'release' | 'return' | 'end' | 'fence';
   statement: SignedText;
   /** Null for `end`. */
   packageId: PackageId | null;
@@ -79,7 +97,7 @@ const OwnedRecord = z.strictObject({
   originDigest: hex(32).nullable(),
 });
 const DecisionRecord = z.strictObject({
-  kind: z.enum(['release', 'return', 'end']),
+  kind: z.enum(['release', 'return', 'end', 'fence']),
   statement: signed,
   packageId: uuid.nullable(),
 });
@@ -92,6 +110,7 @@ const SeenRecord = z.strictObject({
 });
 const ReceiptRecord = z.strictObject({ packageId: uuid, originDigest: hex(32), receipt: signed });
 const SealedRecord = z.strictObject({ originDigest: hex(32) });
+const FenceRecord = z.strictObject({ fence: signed });
 
 /** One instance in the ledger: file names, and what is known of each generation. */
 interface Book {
@@ -101,6 +120,8 @@ interface Book {
   decided: Set<number>;
   /** The highest generation with a `seen-` file; 0 if none. */
   accepted: number;
+  /** Generations with a `fence-` file, ascending. */
+  fenced: number[];
   /** The highest generation that this host has heard of, by whatever file; 0 if none. */
   highest: number;
 }
@@ -129,6 +150,7 @@ export class Ledger {
     const newest = book.owned.at(-1);
     if (newest === undefined) return null;
     const owned = await this.#ownedAt(book, newest);
+    if (await this.#fenceAround(book, owned)) return null;
     if (!book.decided.has(newest)) return owned;
     const decision = await this.#decisionAt(book, newest);
     // A crash between the two files of takeBack.
@@ -136,7 +158,7 @@ export class Ledger {
     return this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
   }
 
-  /** What this host decided about the generation that it owned; null if it owned no such one or has not decided. */
+  /** What became of a generation, by this host's own decision or by a fence; null if nothing that it knows of. */
   async decision(instanceId: InstanceId, generation: number): Promise<Decision | null> {
     return this.#decisionAt(await this.#open(instanceId), generation);
   }
@@ -150,13 +172,17 @@ export class Ledger {
     const decision = await this.#decisionAt(book, last);
     const takeBackUnfinished = decision?.kind === 'return' && newest === last;
     const owns = takeBackUnfinished ? newest + 1 : book.decided.has(newest) ? 0 : newest;
-    const statement = owns === 0 ? undefined : (await this.#ownedAt(book, owns)).chain.statements.at(-1);
+    const owned = owns === 0 ? null : await this.#ownedAt(book, owns);
+    const statement = owned && !(await this.#fenceAround(book, owned)) ? owned.chain.statements.at(-1) : undefined;
     return {
       owned: statement === undefined ? null : { generation: owns, by: cameBy(await readUnverified(statement, Link)) },
       decided: decision && {
         generation: last,
         kind: decision.kind,
-        to: decision.kind === 'release' ? (await readUnverified(decision.statement, Release)).to : null,
+        to:
+          decision.kind === 'release' || decision.kind === 'fence'
+            ? (await readUnverified(decision.statement, z.union([Release, Fence]))).to
+            : null,
       },
       accepted: book.accepted,
       takeBackUnfinished,
@@ -185,24 +211,40 @@ export class Ledger {
   /**
    * Accepts a package for a generation, before it is opened; durable, and outlives the instance's other files.
    *
+   * @param continuation statements that follow the package's chain, the last of them a fence that goes back to this
+   *   package. Each makes a generation; the fence's is the one that is accepted. Empty: the package's own.
    * @throws StaleGeneration if this host has heard of a higher generation, or of another package for the same one
    * @throws ChainBroken if the chain does not prove that the package's source owned the generation before, or
    *   contradicts what this host itself decided
+   * @throws FenceInvalid, FenceConflict, OwnershipDecided from `obeyFence`; FenceConflict also if the chain leaves out a
+   *   fence that this host knows
    */
-  async accept(origin: ChainClaim): Promise<void> {
-    const { instanceId, generation, packageId, chain } = origin;
+  async accept(origin: ChainClaim, continuation: readonly SignedText[] = []): Promise<void> {
+    const { instanceId, packageId } = origin;
+    const later = continuation.slice(0, -1);
+    const fence = continuation.at(-1);
+    const generation = origin.generation + later.length;
+    const chain = { ...origin.chain, statements: [...origin.chain.statements, ...later] };
     const path = join(this.#layout.ledger(instanceId), `seen-${generation}.json`);
     const before = await readJson(path, SeenRecord);
     // Said yes before, to exactly this: a long chain takes a millisecond for each of its statements.
-    if (before?.packageId === packageId && before.ownerFingerprint === origin.sourceFingerprint) {
+    if (!fence && before?.packageId === packageId && before.ownerFingerprint === origin.sourceFingerprint) {
       if (isDeepStrictEqual(before.chain, chain)) {
-        return this.#refuseStale(await this.#open(instanceId), generation, packageId);
+        const book = await this.#open(instanceId);
+        await this.#compareWithFences(book, generation, chain);
+        return this.#refuseStale(book, generation, packageId);
       }
     }
-    const end = await verifyClaim(origin, this.#pool);
-    const book = await this.#open(instanceId, 'make');
+    const end = await verifyClaim(origin, this.#pool, later);
+    if (fence) await this.#checkFence(fence, { instanceId, packageId, generation, previous: end.tip });
+    let book = await this.#open(instanceId, 'make');
     await this.#compareWithOwnDecisions(book, end);
     await this.#refuseStale(book, generation, packageId);
+    if (fence) {
+      await this.obeyFence(fence, { final: false });
+      book = await this.#open(instanceId);
+    }
+    await this.#compareWithFences(book, generation, chain, fence);
     const record = { packageId, chain, ownerFingerprint: end.ownerFingerprint, tip: end.tip };
     const what = `accepted package ${packageId} of ${end.owner} for generation ${generation} of instance ${instanceId}`;
     const seen = await this.#createOnce(path, SeenRecord, record, what);
@@ -229,7 +271,7 @@ export class Ledger {
     const path = join(book.folder, `receipt-${generation}-${moveId}.json`);
     let record = await readJson(path, ReceiptRecord);
     if (!record) {
-      const seen = await readJson(join(book.folder, `seen-${generation}.json`), SeenRecord);
+      const seen = await this.#seenAt(book, generation);
       if (seen?.packageId !== packageId) {
         throw new VmferryError('ReceiptInvalid', `host ${this.#keys.name} has not accepted package ${packageId}`);
       }
@@ -263,7 +305,7 @@ export class Ledger {
   }): Promise<void> {
     const { instanceId, generation, packageId, originDigest } = input;
     const book = await this.#open(instanceId);
-    if (!book.owned.includes(generation - 1)) throw this.#notOwner(instanceId, generation - 1);
+    await this.#stillOwnedAt(book, generation - 1, instanceId);
     const about = this.#about(`sealed package ${packageId} for generation ${generation} of instance ${instanceId}`);
     await writeRecord(join(book.folder, `sealed-${generation}-${packageId}.json`), about, { originDigest });
   }
@@ -273,7 +315,7 @@ export class Ledger {
    *
    * @throws ReceiptMissing, ReceiptInvalid, HostNotCertified
    * @throws NotOwner if this host never owned the generation before
-   * @throws OwnershipDecided if it took the instance back, ended it, or released it otherwise
+   * @throws OwnershipDecided if it took the instance back, ended it, or released it otherwise, or was fenced
    */
   async release(input: {
     instanceId: InstanceId;
@@ -284,7 +326,7 @@ export class Ledger {
   }): Promise<SignedText> {
     const { instanceId, generation, packageId } = input;
     const book = await this.#open(instanceId);
-    const owned = await this.#ownedAt(book, generation - 1, instanceId);
+    const owned = await this.#stillOwnedAt(book, generation - 1, instanceId);
     let decision = await this.#decisionAt(book, generation - 1);
     // What was released stays released, were the destination revoked since: it may be running the instance.
     const { record: to, key } = decision
@@ -314,7 +356,7 @@ export class Ledger {
     }
     const released = decision.kind === 'release' && (await readUnverified(decision.statement, Release));
     if (!released || released.packageId !== packageId || released.toFingerprint !== to.fingerprint) {
-      throw decided(instanceId, generation - 1, decision);
+      throw decidedAlready(instanceId, generation - 1, decision);
     }
     return decision.statement;
   }
@@ -323,12 +365,12 @@ export class Ledger {
    * Takes the instance back without asking anyone: this host goes on as `generation`, the package can never be
    * released. The same when repeated.
    *
-   * @throws NotOwner, OwnershipDecided if it was released, ended, or taken back from another package
+   * @throws NotOwner, OwnershipDecided if it was released, ended, fenced, or taken back from another package
    */
   async takeBack(input: { instanceId: InstanceId; generation: number; packageId: PackageId }): Promise<Owned> {
     const { instanceId, generation, packageId } = input;
     const book = await this.#open(instanceId);
-    const owned = await this.#ownedAt(book, generation - 1, instanceId);
+    const owned = await this.#stillOwnedAt(book, generation - 1, instanceId);
     let decision = await this.#decisionAt(book, generation - 1);
     if (!decision) {
       const statement: Return = {
@@ -340,12 +382,10 @@ export class Ledger {
       decision = await this.#decide(book, generation - 1, 'return', statement, packageId, what);
     }
     if (decision.kind !== 'return' || decision.packageId !== packageId) {
-      throw decided(instanceId, generation - 1, decision);
+      throw decidedAlready(instanceId, generation - 1, decision);
     }
     const next = await this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
-    // A call that was thought dead and wakes after the instance went on must not be told that it may run it.
-    const later = await this.#decisionAt(book, generation);
-    if (later) throw decided(instanceId, generation, later);
+    await this.#refuseGoneOn(instanceId, generation);
     return next;
   }
 
@@ -354,6 +394,7 @@ export class Ledger {
    *
    * @throws ReleaseMissing, ReleaseInvalid, HostNotCertified
    * @throws StaleGeneration, OwnershipDecided if the instance has gone on since
+   * @throws FenceConflict if a fence has given the generation to a host
    */
   async takeOver(input: {
     instanceId: InstanceId;
@@ -376,7 +417,7 @@ export class Ledger {
         `the release of instance ${instanceId} to ${this.#keys.name} is refused: ${why}`,
         { cause },
       );
-    const seen = await readJson(join(book.folder, `seen-${generation}.json`), SeenRecord);
+    const seen = await this.#seenAt(book, generation);
     if (seen?.packageId !== packageId)
       throw refuse(`package ${packageId} was not accepted for generation ${generation}`);
 
@@ -398,19 +439,88 @@ export class Ledger {
     if (payload.signerFingerprint !== seen.ownerFingerprint || payload.previous !== seen.tip) {
       throw refuse('it does not continue the chain that came with the package');
     }
-    const receipt = await this.#receiptByDigest(book, generation, payload.receiptDigest);
+    const receipt = await this.#receiptBy(book, generation, async (record) => {
+      return (await digestOf(record.receipt)) === payload.receiptDigest;
+    });
     if (receipt?.packageId !== packageId) throw refuse('it answers no receipt of this host');
+    return this.#goOn({
+      instanceId,
+      generation,
+      packageId,
+      seen,
+      by: input.release,
+      how: `was released by ${source.record.name}`,
+      originDigest: receipt.originDigest,
+    });
+  }
 
-    await this.#refuseStale(book, generation, packageId);
-    const chain = {
-      statements: [...seen.chain.statements, input.release],
-      hosts: await this.#withSelf(seen.chain.hosts),
-    };
-    const became = { generation, chain, originDigest: receipt.originDigest };
-    const owned = await this.#becomeOwner(book, became, `was released by ${source.record.name}`);
-    const later = await this.#decisionAt(book, generation);
-    if (later) throw decided(instanceId, generation, later);
-    return owned;
+  /**
+   * Becomes owner of an accepted generation by the operator's fence. The same when repeated.
+   *
+   * @throws FenceInvalid, FenceConflict, ReceiptMissing if this host has not restored the instance
+   * @throws StaleGeneration, OwnershipDecided if the instance has gone on since
+   */
+  async takeOverByFence(input: {
+    instanceId: InstanceId;
+    generation: number;
+    packageId: PackageId;
+    fence: SignedText;
+  }): Promise<Owned> {
+    const { instanceId, generation, packageId, fence } = input;
+    const book = await this.#open(instanceId);
+    const seen = await this.#seenAt(book, generation);
+    if (seen?.packageId !== packageId) {
+      throw new VmferryError(
+        'FenceInvalid',
+        `host ${this.#keys.name} has not accepted package ${packageId} for generation ${generation}`,
+      );
+    }
+    const { payload } = await this.#checkFence(fence, { instanceId, packageId, generation, previous: seen.tip });
+    const receipt = await this.#receiptBy(book, generation, (record) => record.packageId === packageId);
+    if (!receipt) {
+      throw new VmferryError(
+        'ReceiptMissing',
+        `host ${this.#keys.name} has not restored package ${payload.packageId} of instance ${instanceId}`,
+      );
+    }
+    const how = 'was given to it by a fence';
+    return this.#goOn({ instanceId, generation, packageId, seen, by: fence, how, originDigest: receipt.originDigest });
+  }
+
+  /**
+   * Takes note of a fence, for ever. Afterwards this host owns nothing of the instance that does not go through it, and no
+   * release of a lower generation, or of the same, makes it owner. What runs or lies here is the caller's to give up.
+   *
+   * @param options.final another host may have taken over by it: what was decided or owned here counts no more
+   * @returns what the fence says
+   * @throws FenceInvalid
+   * @throws FenceConflict if another fence for that generation is known here, or it follows another statement than the one
+   *   that made this host owner
+   * @throws OwnershipDecided unless final: this host decided otherwise, or owns the instance by another history
+   */
+  async obeyFence(fence: SignedText, options: { final: boolean }): Promise<Fence> {
+    const { payload, digest } = await verifyFence(fence, this.#pool);
+    const { instanceId, generation, packageId, to } = payload;
+    const book = await this.#open(instanceId, 'make');
+    const path = join(book.folder, `fence-${generation}.json`);
+    let known = await readJson(path, FenceRecord);
+    if (!known) {
+      if (!options.final) await this.#refuseOwner(payload);
+      const what = `was told of a fence: generation ${generation} of instance ${instanceId} belongs to ${to}`;
+      const record = { kind: 'fence', statement: fence, packageId };
+      const decided = join(book.folder, `decision-${generation - 1}.json`);
+      const decision = await this.#createOnce(decided, DecisionRecord, record, what);
+      if (decision.kind !== 'fence' && !options.final) throw decidedAlready(instanceId, generation - 1, decision);
+      const first = decision.kind === 'fence' ? decision.statement : fence;
+      known = await this.#createOnce(path, FenceRecord, { fence: first }, what);
+    }
+    if ((await digestOf(known.fence)) === digest) return payload;
+    const { to: other } = await readUnverified(known.fence, Fence);
+    throw new VmferryError(
+      'FenceConflict',
+      `host ${this.#keys.name} knows another fence for generation ${generation} of instance ${instanceId}: ` +
+        `to ${other}, not to ${to}`,
+    );
   }
 
   /**
@@ -432,27 +542,29 @@ export class Ledger {
       };
       decision = await this.#decide(book, generation, 'end', statement, null, 'ended the instance for ever');
     }
-    if (decision?.kind !== 'end') throw decided(instanceId, generation, decision);
+    if (decision?.kind !== 'end') throw decidedAlready(instanceId, generation, decision);
   }
 
   async #open(instanceId: InstanceId, absent: 'make' | 'ignore' = 'ignore'): Promise<Book> {
     const folder = this.#layout.ledger(instanceId);
-    const book: Book = { folder, owned: [], decided: new Set(), accepted: 0, highest: 0 };
+    const book: Book = { folder, owned: [], decided: new Set(), fenced: [], accepted: 0, highest: 0 };
     if (absent === 'make') await makeDirectory(folder);
     else if (!(await exists(folder))) return book;
     // Whoever wrote what we are about to read may have died before its name was durable; we act on it, so it has to be.
     await syncDirectory(folder);
     for (const name of await readdir(folder)) {
-      const [, kind, digits] = /^(owned|decision|seen)-([0-9]+)\.json$/.exec(name) ?? [];
+      const [, kind, digits] = /^(owned|decision|fence|seen)-([0-9]+)\.json$/.exec(name) ?? [];
       if (kind === undefined) continue;
       const generation = Number(digits);
       if (kind === 'owned') book.owned.push(generation);
       if (kind === 'decision') book.decided.add(generation);
       if (kind === 'seen') book.accepted = Math.max(book.accepted, generation);
+      if (kind === 'fence') book.fenced.push(generation);
       book.highest = Math.max(book.highest, generation);
     }
     book.owned.sort((a, b) => a - b);
-    // A release or return about g makes g + 1 known, even where no other file speaks of it.
+    book.fenced.sort((a, b) => a - b);
+    // A release, return or fence about g makes g + 1 known, even where no other file speaks of it.
     const last = Math.max(0, ...book.decided);
     const decision = await this.#decisionAt(book, last);
     if (decision && decision.kind !== 'end') book.highest = Math.max(book.highest, last + 1);
@@ -467,6 +579,42 @@ export class Ledger {
     if (before?.kind === 'return')
       return continued(await this.#ownedAt(book, generation - 1, instanceId), before.statement);
     throw this.#notOwner(instanceId ?? book.folder, generation);
+  }
+
+  /**
+   * As `#ownedAt`, unless a fence is around it.
+   *
+   * @throws NotOwner, OwnershipDecided
+   */
+  async #stillOwnedAt(book: Book, generation: number, instanceId: InstanceId): Promise<Owned> {
+    const owned = await this.#ownedAt(book, generation, instanceId);
+    const fenced = await this.#fenceAround(book, owned);
+    if (fenced === null) return owned;
+    throw new VmferryError(
+      'OwnershipDecided',
+      `generation ${generation} of instance ${instanceId} on host ${this.#keys.name} is over: ` +
+        `a fence gave generation ${fenced} to another history`,
+    );
+  }
+
+  /** Generation of a fence that ends this ownership: a higher one, or one that its chain does not go through. Else null. */
+  async #fenceAround(book: Book, { generation, chain }: Owned): Promise<number | null> {
+    if (book.fenced.length === 0) return null;
+    const made = await madeBy(chain);
+    for (const fenced of book.fenced) {
+      if (fenced > generation || (await this.#fenceAt(book, fenced)) !== made.get(fenced)) return fenced;
+    }
+    return null;
+  }
+
+  /** Digest of a fence that is known here. */
+  async #fenceAt(book: Book, generation: number): Promise<string | null> {
+    const record = await readJson(join(book.folder, `fence-${generation}.json`), FenceRecord);
+    return record && digestOf(record.fence);
+  }
+
+  async #seenAt(book: Book, generation: number): Promise<z.infer<typeof SeenRecord> | null> {
+    return readJson(join(book.folder, `seen-${generation}.json`), SeenRecord);
   }
 
   async #decisionAt(book: Book, generation: number): Promise<Decision | null> {
@@ -484,6 +632,35 @@ export class Ledger {
   ): Promise<Decision> {
     const record = { kind, statement: await this.#sign(statement), packageId };
     return this.#createOnce(join(book.folder, `decision-${generation}.json`), DecisionRecord, record, what);
+  }
+
+  /** The last step of taking over: everything but the generation's own newness has been checked. */
+  async #goOn(input: {
+    instanceId: InstanceId;
+    generation: number;
+    packageId: PackageId;
+    seen: z.infer<typeof SeenRecord>;
+    /** The release or fence that makes the generation. */
+    by: SignedText;
+    how: string;
+    originDigest: string;
+  }): Promise<Owned> {
+    const { instanceId, generation, packageId, seen, by, how, originDigest } = input;
+    const book = await this.#open(instanceId);
+    await this.#refuseStale(book, generation, packageId);
+    const chain = { statements: [...seen.chain.statements, by], hosts: await this.#withSelf(seen.chain.hosts) };
+    await this.#compareWithFences(book, generation, chain);
+    const owned = await this.#becomeOwner(book, { generation, chain, originDigest }, how);
+    await this.#refuseGoneOn(instanceId, generation);
+    return owned;
+  }
+
+  /** A call that was thought dead and wakes after the instance went on must not be told that it may run it. */
+  async #refuseGoneOn(instanceId: InstanceId, generation: number): Promise<void> {
+    const book = await this.#open(instanceId);
+    const later = await this.#decisionAt(book, generation);
+    if (later) throw decidedAlready(instanceId, generation, later);
+    await this.#stillOwnedAt(book, generation, instanceId);
   }
 
   /** @param how it came here, after “generation g” */
@@ -507,19 +684,25 @@ export class Ledger {
       throw stale(packageId, generation, `this host has heard of generation ${book.highest}`);
     const before = await this.#decisionAt(book, generation - 1);
     if (before?.kind === 'return') throw stale(packageId, generation, 'this host took the instance back');
-    const seen = await readJson(join(book.folder, `seen-${generation}.json`), SeenRecord);
+    const seen = await this.#seenAt(book, generation);
     const known = seen?.packageId ?? before?.packageId ?? null;
     if (known !== packageId) throw stale(packageId, generation, `this host knows package ${known ?? 'none'} for it`);
   }
 
-  /** A chain that says that this host gave a generation away, when it did not, was signed with a stolen key. */
+  /**
+   * A chain that says that this host gave a generation away, when it did not, was signed with a stolen key. Only by a fence
+   * that this host was told of may the instance have gone another way than it did here; what was owned from there on is over.
+   */
   async #compareWithOwnDecisions(book: Book, end: ChainEnd): Promise<void> {
+    const parted = async (generation: number): Promise<boolean> =>
+      book.fenced.includes(generation) && (await this.#fenceAt(book, generation)) === end.madeBy.get(generation);
     for (const generation of book.owned) {
       if (generation > end.generation) continue;
       const made = end.madeBy.get(generation);
       const { chain } = await this.#ownedAt(book, generation);
       const last = chain.statements.at(-1);
       if (made !== undefined && last !== undefined && (await digestOf(last)) !== made) {
+        if (await parted(generation)) return;
         throw new VmferryError(
           'ChainBroken',
           `generation ${generation} of ${end.instanceId} came about otherwise than its chain says`,
@@ -528,12 +711,69 @@ export class Ledger {
       if (generation === end.generation) continue;
       const decision = await this.#decisionAt(book, generation);
       if (!decision || (await digestOf(decision.statement)) !== end.madeBy.get(generation + 1)) {
+        if (await parted(generation + 1)) return;
         throw new VmferryError(
           'ChainBroken',
           `host ${this.#keys.name} never decided about generation ${generation} as the chain says`,
         );
       }
     }
+  }
+
+  /**
+   * The chain of a generation goes through every fence that is known here, up to the one that makes the generation itself.
+   *
+   * @param fence the one by which the generation is to be taken over, where its chain does not end with it yet
+   */
+  async #compareWithFences(book: Book, generation: number, chain: Chain, fence?: SignedText): Promise<void> {
+    if (book.fenced.length === 0) return;
+    const made = await madeBy(chain);
+    for (const fenced of book.fenced) {
+      if (fenced > generation) continue; // `#refuseStale` speaks of it
+      const through = fenced === generation && fence ? await digestOf(fence) : made.get(fenced);
+      if ((await this.#fenceAt(book, fenced)) === through) continue;
+      throw new VmferryError(
+        'FenceConflict',
+        `host ${this.#keys.name} knows a fence for generation ${fenced} that generation ${generation} does not go through`,
+      );
+    }
+  }
+
+  /** @throws FenceInvalid unless it is the pool key's word that this host goes on with this generation */
+  async #checkFence(
+    fence: SignedText,
+    expected: { instanceId: InstanceId; packageId: PackageId; generation: number; previous: string },
+  ): Promise<Verified<Fence>> {
+    const verified = await verifyFence(fence, this.#pool);
+    const { payload } = verified;
+    const refuse = (why: string): VmferryError =>
+      new VmferryError('FenceInvalid', `the fence for instance ${expected.instanceId} is refused: ${why}`);
+    if (payload.instanceId !== expected.instanceId) throw refuse(`it is for instance ${payload.instanceId}`);
+    if (payload.packageId !== expected.packageId) throw refuse(`it is for package ${payload.packageId}`);
+    if (payload.generation !== expected.generation) throw refuse(`it is for generation ${payload.generation}`);
+    if (payload.to !== this.#keys.name || payload.toFingerprint !== this.#keys.fingerprint)
+      throw refuse(`it is for ${payload.to}, this is ${this.#keys.name}`);
+    if (payload.previous !== expected.previous) throw refuse('it does not continue the chain of the package');
+    return verified;
+  }
+
+  /** A fence that is not final has no say over a host that owns the instance, but for the generation that it ends. */
+  async #refuseOwner({ instanceId, generation, previous }: Fence): Promise<void> {
+    const owned = await this.owned(instanceId);
+    if (!owned) return;
+    if (owned.generation !== generation - 1) {
+      throw new VmferryError(
+        'OwnershipDecided',
+        `host ${this.#keys.name} owns generation ${owned.generation} of instance ${instanceId}; ` +
+          `a fence for generation ${generation} has no say here`,
+      );
+    }
+    if ((await tip(owned)) === previous) return;
+    throw new VmferryError(
+      'FenceConflict',
+      `the fence for generation ${generation} of instance ${instanceId} does not follow the statement by which ` +
+        `host ${this.#keys.name} owns generation ${owned.generation}`,
+    );
   }
 
   async #checkReceipt(
@@ -569,15 +809,16 @@ export class Ledger {
     return receipt;
   }
 
-  async #receiptByDigest(
+  /** A receipt that this host gave for a generation. */
+  async #receiptBy(
     book: Book,
     generation: number,
-    digest: string,
+    is: (record: z.infer<typeof ReceiptRecord>) => boolean | Promise<boolean>,
   ): Promise<z.infer<typeof ReceiptRecord> | null> {
     for (const name of await readdir(book.folder)) {
       if (!name.startsWith(`receipt-${generation}-`)) continue;
       const record = await readJson(join(book.folder, name), ReceiptRecord);
-      if (record && (await digestOf(record.receipt)) === digest) return record;
+      if (record && (await is(record))) return record;
     }
     return null;
   }
@@ -628,11 +869,19 @@ async function tip(owned: Owned): Promise<string> {
   return digestOf(last);
 }
 
+/** Digest of the statement that made each generation, of a chain that was verified before. */
+async function madeBy({ statements }: Chain): Promise<Map<number, string>> {
+  const made = new Map<number, string>();
+  // Every statement makes one generation; `end`, which makes none, is never in the chain of an owner.
+  for (const [index, statement] of statements.entries()) made.set(index + 1, await digestOf(statement));
+  return made;
+}
+
 const stale = (packageId: PackageId, generation: number, why: string): VmferryError =>
   new VmferryError('StaleGeneration', `package ${packageId} is for generation ${generation}: ${why}`);
 
-const decided = (instanceId: InstanceId, generation: number, decision: Decision | null): VmferryError =>
+const decidedAlready = (instanceId: InstanceId, generation: number, decision: Decision | null): VmferryError =>
   new VmferryError(
     'OwnershipDecided',
-    `generation ${generation} of instance ${instanceId} has a decision: ${decision?.kind ?? 'none'}`,
+    `generation ${generation} of instance ${instanceId} has a decision already: ${decision?.kind ?? 'none'}`,
   );

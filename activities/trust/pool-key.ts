@@ -1,6 +1,6 @@
 /**
  * The operator's side of a pool: its key pair, with which host records are certified. It lives where the operator works,
- * never on a host. The client imports this file alone from the activities.
+ * never on a host. The client imports this file and fences.ts alone from the activities.
  */
 import { join } from 'node:path';
 import { generateKey, readKey, readPrivateKey, type PrivateKey, type PublicKey } from 'openpgp';
@@ -11,7 +11,7 @@ import { VmferryError } from '../../workflows/failures.ts';
 import { createOnce, exists, makeDirectory, writeDurable } from '../records/durable.ts';
 import { PROFILE } from './openpgp-profile.ts';
 import { signText } from './signed-text.ts';
-import { fingerprint, hostName } from './statements.ts';
+import { Fence, fingerprint, hostName } from './statements.ts';
 
 /** Names of the files in a pool directory; hosts have the public one only. */
 export const POOL_FILES = { private: 'pool.key', public: 'pool.pub', revoked: 'pool.revoked' } as const;
@@ -103,6 +103,14 @@ export class PoolKey {
     }
     await keyOfRecord(checked.data);
     return signText(checked.data, this.#key);
+  }
+
+  /**
+   * Signs that the owner of the generation before died for good, and who goes on. It cannot be taken back: see fences.ts,
+   * which lets it be signed only once.
+   */
+  async signFence(fence: Omit<Fence, 'type' | 'version' | 'time'>): Promise<SignedText> {
+    return signText(Fence.parse({ type: 'fence', version: 1, ...fence, time: new Date().toISOString() }), this.#key);
   }
 
   /** The complete list of hosts that are no longer trusted; install it as `pool.revoked` on every host. */

@@ -2,7 +2,7 @@
  * The small signed messages by which hosts hand an instance on. Each is the JSON text of an OpenPGP signed message.
  * `previous` is the SHA-256 of the payload text of the statement before it, so that they form one chain per instance:
  *
- *   spawn(1) → release(1→2) → release(2→3) → return(3→4) → …
+ *   spawn(1) → release(1→2) → release(2→3) → return(3→4) → fence(4→5) → …
  */
 import { z } from 'zod';
 
@@ -80,13 +80,17 @@ export const End = z.strictObject({
   time,
 });
 
-/** Pool key: the owner of `generation - 1` died for good and will not come back with it; `to` owns `generation`. */
+/**
+ * Pool key: the owner of `generation - 1` died for good and will not come back with it; `to` owns `generation`, and goes
+ * on from `packageId`, however much has happened to the instance since that was sealed.
+ */
 export const Fence = z.strictObject({
   type: z.literal('fence'),
   version: z.literal(1),
   instanceId: uuid,
   packageId: uuid,
-  generation,
+  /** Nobody is fenced before the instance was spawned. */
+  generation: generation.min(2),
   to: hostName,
   toFingerprint: fingerprint,
   previous: hex(32),

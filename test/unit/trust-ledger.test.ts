@@ -1,73 +1,15 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import type { SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { Ledger, type Owned } from '../../activities/trust/ledger.ts';
+import { Ledger } from '../../activities/trust/ledger.ts';
 import { PoolTrust } from '../../activities/trust/pool.ts';
 import { digestOf, signText, verifyText } from '../../activities/trust/signed-text.ts';
 import { Release } from '../../activities/trust/statements.ts';
-import { testPool, type TestHost, type TestPool } from '../support/pool-hosts.ts';
+import { moved, ORIGIN, restored, sealed, world } from '../support/ledger-moves.ts';
+import { testPool, type TestHost } from '../support/pool-hosts.ts';
 import { refused } from '../support/refusals.ts';
-
-const ORIGIN = 'a1'.repeat(32);
-
-interface Move {
-  instanceId: string;
-  generation: number;
-  packageId: string;
-  moveId: string;
-  originDigest: string;
-}
-
-interface World {
-  pool: TestPool;
-  alpha: TestHost;
-  beta: TestHost;
-  gamma: TestHost;
-}
-
-async function world(t: TestContext): Promise<World> {
-  const pool = await testPool(t);
-  const [alpha, beta, gamma] = await Promise.all([pool.host('alpha'), pool.host('beta'), pool.host('gamma')]);
-  return { pool, alpha, beta, gamma };
-}
-
-/** What encryptPackage does to the ledger. */
-async function sealed(source: TestHost, instanceId: string, changes: Partial<Move> = {}): Promise<Move> {
-  const owned = await source.ledger.owned(instanceId);
-  assert.ok(owned);
-  const move = {
-    instanceId,
-    generation: owned.generation + 1,
-    packageId: randomUUID(),
-    moveId: randomUUID(),
-    originDigest: ORIGIN,
-    ...changes,
-  };
-  await source.ledger.recordSealed(move);
-  return move;
-}
-
-/** What openPackage and restoreInstance do to it. */
-async function restored(move: Move, source: TestHost, destination: TestHost): Promise<SignedText> {
-  const owned = await source.ledger.owned(move.instanceId);
-  assert.ok(owned);
-  await destination.ledger.accept({ ...move, sourceFingerprint: source.keys.fingerprint, chain: owned.chain });
-  return destination.ledger.giveReceipt(move);
-}
-
-async function moved(
-  instanceId: string,
-  source: TestHost,
-  destination: TestHost,
-): Promise<Move & { release: SignedText; owned: Owned }> {
-  const move = await sealed(source, instanceId);
-  const receipt = await restored(move, source, destination);
-  const release = await source.ledger.release({ ...move, receipt, destination: destination.signedRecord });
-  const owned = await destination.ledger.takeOver({ ...move, release, source: source.signedRecord });
-  return { ...move, release, owned };
-}
 
 await test('an instance goes round three hosts and each knows whether it owns it', async (t) => {
   const { alpha, beta, gamma } = await world(t);
