@@ -13,6 +13,7 @@ import { createFindRelease } from './find-release.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { createInspectHost } from './inspect-host.ts';
+import { createObeyFence } from './obey-fence.ts';
 import { createOpenPackage } from './open-package.ts';
 import { createPreflightDestination, createPreflightSource } from './preflight.ts';
 import { createPullImage } from './pull-image.ts';
@@ -66,6 +67,7 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
     discardCopy: createDiscardCopy(host),
     startInstance: createStartInstance(host),
     findRelease: createFindRelease(host),
+    obeyFence: createObeyFence(host),
 
     verifyPackage: createVerifyPackage(host),
     pullPackage: createPullPackage(host),

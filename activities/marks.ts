@@ -22,6 +22,7 @@ export const MARKS = {
   settleMove: ['settled'],
   returnInstance: ['taken-back'],
   discardCopy: ['cleared'],
+  obeyFence: ['noted'],
 } as const satisfies Partial<Record<keyof HostActivities, readonly string[]>>;
 
 export type Mark = (typeof MARKS)[keyof typeof MARKS][number];

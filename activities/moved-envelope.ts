@@ -1,5 +1,5 @@
 /** The envelope of a move's package, known to be of that move. */
-import type { MoveRef, SignedText } from '../workflows/contract.ts';
+import { packageGeneration, type MoveRef, type SignedText } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { readEnvelope, type OpenedEnvelope } from './package/envelope.ts';
@@ -13,7 +13,7 @@ import { readEnvelope, type OpenedEnvelope } from './package/envelope.ts';
  */
 export async function readMovedEnvelope(
   host: HostContext,
-  move: Pick<MoveRef, 'packageId' | 'instanceId' | 'generation'>,
+  move: Pick<MoveRef, 'packageId' | 'instanceId' | 'generation' | 'fence'>,
   options: { source?: SignedText; folder?: string } = {},
 ): Promise<OpenedEnvelope> {
   const { folder = host.layout.package(move.packageId), source } = options;
@@ -24,7 +24,8 @@ export async function readMovedEnvelope(
     ...(source !== undefined && { source }),
   });
   const { packageId, instanceId, generation } = opened.origin;
-  if (packageId !== move.packageId || instanceId !== move.instanceId || generation !== move.generation) {
+  const expected = packageGeneration(move);
+  if (packageId !== move.packageId || instanceId !== move.instanceId || generation !== expected) {
     throw new VmferryError(
       'PackageMalformed',
       `what lies at package ${move.packageId} is package ${packageId} for generation ${generation} of instance ${instanceId}`,

@@ -27,7 +27,7 @@ export async function openIntoStage(
   work: Work,
 ): Promise<{ bytes: number }> {
   const opened = await readMovedEnvelope(host, move, { source: move.source });
-  await host.ledger.accept(opened.origin);
+  await host.ledger.accept(opened.origin, move.fence);
   await passed('accepted');
   return openMembers(host, move, opened, work);
 }

@@ -28,6 +28,7 @@ export interface StagedDisk {
 
 /** Written into the members' folder when libvirt has restored the copy: which process it is, and from which bytes. */
 const Restored = z.strictObject({
+  generation: z.int(),
   process: z.strictObject({ pid: z.number(), startTime: z.number() }),
   /** SHA-256 of each overlay as it lay in the folder, by target. */
   diskSha256: z.record(z.string(), z.string()),
@@ -57,7 +58,9 @@ export async function ensurePausedCopy(
   const marker = join(folder, 'restored.json');
   const restored = await readRestored(folder);
   const found = await host.hypervisor.find(instanceId);
-  if (restored && found?.process && sameProcess(restored.process, found.process)) return restored.diskSha256;
+  if (restored?.generation === generation && found?.process && sameProcess(restored.process, found.process)) {
+    return restored.diskSha256;
+  }
   if (found?.state === 'running') {
     throw new VmferryError(
       'AlreadyExists',
@@ -74,7 +77,7 @@ export async function ensurePausedCopy(
   }
   await passed('restored');
   const about = `${new Date().toISOString()}: ${host.name} has restored generation ${generation} of instance ${instanceId}, paused, as QEMU ${domain.process.pid}`;
-  await writeRecord(marker, about, { process: domain.process, diskSha256 } satisfies Restored);
+  await writeRecord(marker, about, { generation, process: domain.process, diskSha256 } satisfies Restored);
   return diskSha256;
 }
 

@@ -27,15 +27,20 @@ async function restoreInstance(
   host: HostContext,
   move: MoveRef,
   work: Work,
-): Promise<{ receipt: SignedText; diskSha256: Record<string, string> }> {
+): Promise<{ receipt: SignedText; last: SignedText; diskSha256: Record<string, string> }> {
   const { instanceId, generation, packageId, moveId } = move;
   const folder = host.layout.stage(moveId);
   const { origin, originDigest } = await readMovedEnvelope(host, move);
-  const receipt = (): Promise<SignedText> =>
-    host.ledger.giveReceipt({ instanceId, generation, packageId, moveId, originDigest });
+  const answer = async (
+    diskSha256: Record<string, string>,
+  ): Promise<{ receipt: SignedText; last: SignedText; diskSha256: Record<string, string> }> => ({
+    receipt: await host.ledger.giveReceipt({ instanceId, generation, packageId, moveId, originDigest }),
+    last: origin.chain.statements.at(-1) ?? '',
+    diskSha256,
+  });
 
   const owned = await host.ledger.owned(instanceId);
-  if (owned?.generation === generation) return { receipt: await receipt(), diskSha256: {} };
+  if (owned?.generation === generation) return answer({});
   if (owned) {
     throw new VmferryError(
       'AlreadyExists',
@@ -50,5 +55,5 @@ async function restoreInstance(
     );
   }
   const diskSha256 = await ensurePausedCopy(host, instanceId, generation, folder, origin.disks, work);
-  return { receipt: await receipt(), diskSha256 };
+  return answer(diskSha256);
 }

@@ -1,5 +1,5 @@
 /**
- * Step 13 [destination]: given the release, the vCPUs run. The blackout ends.
+ * Step 13 [destination]: given the release, or the operator's fence, the vCPUs run. The blackout ends.
  *
  * How it can die half way, and what the next attempt finds:
  * - ownership not recorded: the release is checked and recorded again.
@@ -27,7 +27,9 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
     withHeartbeat('resumeInstance', (work) =>
       withInstanceLock(host.layout, input.instanceId, async () => {
         const { instanceId, generation, packageId, release, source } = input;
-        await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
+        const fence = input.fence?.at(-1);
+        if (fence === undefined) await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
+        else await host.ledger.takeOverByFence({ instanceId, generation, packageId, fence });
         await passed('owned');
         await runReleased(host, input, work);
       }),

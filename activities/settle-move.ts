@@ -1,10 +1,10 @@
 /**
  * Step 14 [both]: sets the guest's clock, removes what only this move needed. The sealed package stays on both sides until it is deleted.
  * Everything removed lies under a name that carries the move's id, or is a working copy of an instance that this host
- * has released. Idempotent.
+ * has given away. Idempotent.
  */
 import { rm } from 'node:fs/promises';
-import type { HostActivities } from '../workflows/contract.ts';
+import { packageGeneration, type HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
@@ -17,16 +17,17 @@ const AGENT_TIMEOUT_MS = 2_000;
 export function createSettleMove(host: HostContext): HostActivities['settleMove'] {
   return (input) =>
     withInstanceLock(host.layout, input.instanceId, async () => {
-      const { instanceId, generation, moveId, packageId, role, outcome } = input;
+      const { instanceId, moveId, packageId, role, outcome } = input;
       const { hypervisor, layout, ledger, network } = host;
       // Here and not in the step before: a guest without an agent would keep the move waiting in its blackout.
       if (role === 'destination') await hypervisor.setGuestTime(instanceId, AGENT_TIMEOUT_MS);
       if (role === 'source' && outcome === 'moved') {
-        const decision = await ledger.decision(instanceId, generation - 1);
-        if (decision?.kind !== 'release') {
+        const released = packageGeneration(input);
+        const decision = await ledger.decision(instanceId, released - 1);
+        if (decision?.kind !== 'release' && decision?.kind !== 'fence') {
           throw new VmferryError(
             'NotOwner',
-            `host ${host.name} has not released generation ${generation} of instance ${instanceId}`,
+            `host ${host.name} has not released generation ${released} of instance ${instanceId}`,
           );
         }
         // The instance may have come back meanwhile with a later move, or be expected; then neither its folders nor its

@@ -2,7 +2,7 @@
  * Step 8 [destination]: pulls the sealed package from the source. The origin record is checked before the bulk is fetched:
  * a package that this host would refuse costs a few kilobytes.
  */
-import type { HostActivities } from '../workflows/contract.ts';
+import { packageGeneration, type HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
@@ -11,9 +11,11 @@ import { withInstanceLock } from './records/lock.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
 export function createTransferPackage(host: HostContext): HostActivities['transferPackage'] {
-  return ({ instanceId, generation, packageId, source }) =>
-    withHeartbeat('transferPackage', (work) =>
-      withInstanceLock(host.layout, instanceId, async () =>
+  return (move) =>
+    withHeartbeat('transferPackage', (work) => {
+      const { instanceId, packageId, source, fence } = move;
+      const generation = packageGeneration(move);
+      return withInstanceLock(host.layout, instanceId, async () =>
         fetchPackage({
           ...host,
           selfRecord: await host.ledger.selfRecord(),
@@ -26,11 +28,11 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
                 `package ${packageId} is generation ${origin.generation} of ${origin.instanceId}, not ${generation} of ${instanceId}`,
               );
             }
-            await host.ledger.accept(origin);
+            await host.ledger.accept(origin, fence);
             await passed('accepted');
           },
           work,
         }),
-      ),
-    );
+      );
+    });
 }

@@ -37,6 +37,8 @@ export const workflowId = {
   pull: (imageOrPackage: string, host: HostId): string => `pull:${imageOrPackage}:${host}`,
   package: (id: PackageId): string => `package:${id}`,
   discard: (move: MoveId, host: HostId): string => `discard:${move}:${host}`,
+  clearUp: (move: MoveId, host: HostId): string => `clear-up:${move}:${host}`,
+  fence: (instance: InstanceId, generation: number, host: HostId): string => `fence:${instance}:${generation}:${host}`,
   node: (host: HostId): string => `node:${host}`,
   nodeQuestion: (host: HostId): string => `node-question:${host}`,
   inspection: (mend: boolean): string => (mend ? 'inspection:mend' : 'inspection'),
@@ -165,7 +167,7 @@ export interface Heartbeat {
 }
 
 export interface StepRecord {
-  step: MoveStep | 'returnInstance' | 'pullImage';
+  step: MoveStep | 'returnInstance' | 'pullImage' | 'obeyFence';
   /** Or `control`, for the catalog's part. */
   host: HostId;
   /** Milliseconds since the epoch, by the workflow's clock. */
@@ -179,14 +181,39 @@ export type MovePhase =
   | 'preparing' // the guest runs, nothing was touched
   | 'blackout' // the guest is stopped
   | 'waiting' // a host worker is absent; goes on by itself
-  | 'parked' // waits for retry, return or readdress
+  | 'parked' // waits for a decision; once the instance is released it also goes on by itself
   | 'returning' // on the way back to the source
   | 'settling' // the guest runs at the destination
   | 'moved'
   | 'returned'
+  | 'abandoned' // the instance is saved at its source
   | 'failed';
 
-export type ParkChoice = 'retry' | 'return' | 'readdress';
+/** What the operator may decide about a parked move. */
+export type ParkChoice = 'retry' | 'return' | 'readdress' | 'abandon';
+
+/** Shown while a move is parked. */
+export interface Parked {
+  failure: FailureType;
+  reason: string;
+  since: number;
+  choices: ParkChoice[];
+  /** The instance is released, or may be: it is tried on without end, and `readdress` needs a fence. */
+  released: boolean;
+}
+
+/** What the operator has to know to fence the host that a move depends on. */
+export interface FenceOffer {
+  /** The host that would be fenced. */
+  host: HostId;
+  /** The statement by which it owns the instance, which the fence follows. */
+  last: SignedText;
+  packageId: PackageId;
+  /** When the guest stopped, in milliseconds since the epoch: to there a fence goes back. */
+  savedAt: number;
+  /** When this offer began: since then the host may have let the instance run. */
+  since: number;
+}
 
 export interface MoveProgress {
   moveId: MoveId;
@@ -201,7 +228,11 @@ export interface MoveProgress {
   steps: StepRecord[];
   /** The host worker that is waited for. */
   waitingFor?: HostId;
-  parked?: { failure: FailureType; reason: string; since: number; choices: ParkChoice[] };
+  /** Since when, in milliseconds since the epoch. */
+  waitingSince?: number;
+  parked?: Parked;
+  /** Set while `readdress` needs a fence. */
+  fence?: FenceOffer;
   packageBytes: number;
   wireBytes: number;
   /** Seconds, by the workflow's clock and the source's; set once the guest runs again. */
@@ -351,6 +382,19 @@ export interface DiscardCopyInput {
   host: HostId;
   move: MoveRef;
 }
+/** Started by a move that ends while a host is absent that has yet to clear up; never by the client. */
+export interface ClearUpInput {
+  host: HostId;
+  move: MoveRef;
+  role: 'source' | 'destination';
+  outcome: MoveOutcome;
+}
+/** Started by a move that goes on by a fence, for each host that has to know it; never by the client. */
+export interface TellFenceInput {
+  host: HostId;
+  /** With the fence. */
+  move: MoveRef;
+}
 
 /** Types by which the client starts workflows; `workflows/index.ts` exports exactly these names. */
 export interface Workflows {
@@ -377,7 +421,18 @@ export interface Workflows {
 export const progressQuery = defineQuery<MoveProgress>('progress');
 export const retryUpdate = defineUpdate<void, []>('retry');
 export const returnUpdate = defineUpdate<void, []>('return');
-export const readdressUpdate = defineUpdate<void, [{ destination: HostId }]>('readdress');
+export interface ReaddressInput {
+  destination: HostId;
+  /** `after`: the statement that it follows, as the move offered it. */
+  fence?: { fence: SignedText; after: SignedText };
+}
+/**
+ * Sends a parked move to another host. Once the instance is released, or may be, only with a fence; the update then answers
+ * when the fence is in use, and fails if it is not.
+ */
+export const readdressUpdate = defineUpdate<void, [ReaddressInput]>('readdress');
+export const abandonUpdate = defineUpdate<void, []>('abandon');
+export const cancelUpdate = defineUpdate<void, []>('cancel');
 
 // ---- Activities of the control worker ----
 
@@ -388,7 +443,19 @@ export interface MoveRef {
   packageId: PackageId;
   /** The generation that the receiving side will own: the owner's + 1. */
   generation: number;
+  /**
+   * The statements that follow the package's chain, where it takes a fence to go on from the package; the last of them is
+   * that fence. Each makes one generation, the first the one that the package was sealed for.
+   */
+  fence?: SignedText[];
 }
+
+/** The generation that a move's package was sealed for. */
+export const packageGeneration = ({ generation, fence }: Pick<MoveRef, 'generation' | 'fence'>): number =>
+  generation + 1 - (fence?.length ?? 1);
+
+/** `moved`: the destination owns; `returned`: the source owns anew; `saved`: down at the source. */
+export type MoveOutcome = 'moved' | 'returned' | 'saved';
 
 export interface MovePlan {
   instance: Instance;
@@ -423,7 +490,7 @@ export interface ControlActivities {
   }): Promise<{ generation: number; address: Address }>;
   /** The operator sent the move elsewhere. */
   redirectMove(input: { moveId: MoveId; destination: HostId }): Promise<{ destination: Host }>;
-  /** Says where the move is, for listings; `failure` only with parked. */
+  /** Says where the move is, for listings; `failure` only with parked and waiting. */
   recordMove(input: {
     moveId: MoveId;
     phase: MovePhase;
@@ -442,7 +509,7 @@ export interface ControlActivities {
   /** Ends the move in the catalog. `moved`: the destination owns; `returned`: the source owns at this generation; `saved`: down at the source. */
   closeMove(input: {
     moveId: MoveId;
-    outcome: 'moved' | 'returned' | 'saved' | 'failed';
+    outcome: MoveOutcome | 'failed';
     owner: HostId;
     generation: number;
     result?: { stepSeconds: Record<string, number>; blackoutSeconds: number; packageBytes: number; wireBytes: number };
@@ -589,18 +656,28 @@ export interface HostActivities {
   buildPackage(input: MoveRef & { compressionLevel: number }): Promise<{ plainBytes: number; packedBytes: number }>;
   /** `destination`: its certified record, or null for a package that stays (save). */
   encryptPackage(input: MoveRef & { destination: SignedText | null }): Promise<PackageFacts>;
-  /** Lets another host fetch and open a package that this one can read: a new envelope, the bulk stays as it is. */
-  readdressPackage(input: { packageId: PackageId; instanceId: InstanceId; destination: SignedText }): Promise<void>;
+  /**
+   * Lets another host fetch and open a package that this one can read: a new envelope, the bulk stays as it is. Where the
+   * other goes on by a fence, this host takes note of it first.
+   */
+  readdressPackage(input: {
+    packageId: PackageId;
+    instanceId: InstanceId;
+    destination: SignedText;
+    fence?: SignedText[];
+  }): Promise<void>;
   transferPackage(input: MoveRef & { source: SignedText }): Promise<{ wireBytes: number; packageBytes: number }>;
   openPackage(input: MoveRef & { source: SignedText }): Promise<{ bytes: number }>;
   rewriteXml(input: MoveRef & { address: Address }): Promise<void>;
-  restoreInstance(input: MoveRef): Promise<{ receipt: SignedText; diskSha256: Record<string, string> }>;
+  /** `last`: the statement by which the package's source owns the instance; a fence of the source would follow it. */
+  restoreInstance(
+    input: MoveRef,
+  ): Promise<{ receipt: SignedText; last: SignedText; diskSha256: Record<string, string> }>;
   releaseInstance(input: MoveRef & { receipt: SignedText; destination: SignedText }): Promise<{ release: SignedText }>;
-  resumeInstance(input: MoveRef & { release: SignedText; source: SignedText }): Promise<void>;
+  /** `source`: who released it, or addressed the package. Without a release the move has a fence. */
+  resumeInstance(input: MoveRef & { release?: SignedText; source: SignedText }): Promise<void>;
   /** Removes this move's staging folders and what the source no longer needs. */
-  settleMove(
-    input: MoveRef & { role: 'source' | 'destination'; outcome: 'moved' | 'returned' | 'saved' },
-  ): Promise<void>;
+  settleMove(input: MoveRef & { role: 'source' | 'destination'; outcome: MoveOutcome }): Promise<void>;
 
   // the way back
   /** Takes the instance back and runs it again, whatever state it is in. Refused once released. */
@@ -624,11 +701,23 @@ export interface HostActivities {
   }>;
   /** Gives up a paused copy that was never released to this host, and what this move prepared. */
   discardCopy(input: MoveRef): Promise<void>;
+  /**
+   * Takes note of the move's fence and gives up what it ends here. Not `final`, this host is only asked, and refuses if what
+   * it has of the instance is newer than the package.
+   */
+  obeyFence(input: MoveRef & { final: boolean }): Promise<FenceObeyed>;
 
   // packages
   verifyPackage(input: { packageId: PackageId }): Promise<PackageFacts>;
   pullPackage(input: { packageId: PackageId; source: SignedText }): Promise<{ bytes: number }>;
   deletePackage(input: { packageId: PackageId }): Promise<{ bytes: number }>;
+}
+
+export interface FenceObeyed {
+  /** What there was of the instance. */
+  found: 'nothing' | 'a paused copy' | 'a stopped instance' | 'a running instance';
+  /** Folder to which disks were put aside that are newer than the package. */
+  kept: string | null;
 }
 
 export interface SaveFacts {

@@ -6,7 +6,7 @@ import {
   isCancellation,
   TimeoutFailure,
 } from '@temporalio/workflow';
-import { isFailureType, type FailureType } from './failures.ts';
+import { FAILURES, isFailureType, type FailureType } from './failures.ts';
 
 /** Anything but a Temporal failure thrown in workflow code would fail the workflow's task, and for ever. */
 export function failure(type: FailureType, message: string, cause?: unknown): ApplicationFailure {
@@ -30,16 +30,23 @@ export function understood(error: unknown, where: string, activity: string): unk
     return failure('CatalogUnreachable', `The catalog did not answer ${activity} in time`, error);
   const message =
     timeout === 'SCHEDULE_TO_START'
-      ? `The worker of host ${where} is absent: nobody took ${activity}`
+      ? `${absence(where)}: nobody took ${activity}`
       : `Host ${where} stopped answering during ${activity}`;
   return failure('HostUnreachable', message, error);
 }
+
+export const absence = (host: string): string => `The worker of host ${host} is absent`;
 
 /** Did nobody take the activity? Then nothing was begun, and it can be scheduled again when the worker is back. */
 export function isAbsence(error: unknown): boolean {
   const cause =
     error instanceof ApplicationFailure && error.cause instanceof ActivityFailure ? error.cause.cause : null;
   return cause instanceof TimeoutFailure && cause.timeoutType === 'SCHEDULE_TO_START';
+}
+
+/** Could the same call succeed later without anyone deciding anything? What is no failure of ours is taken for a defect. */
+export function mayPass(error: unknown): boolean {
+  return FAILURES[reasonOf(error).type].retry;
 }
 
 /** The failure in the words of the table, for the catalog and for people. */

@@ -27,6 +27,7 @@ export const EXIT = {
   damaged: 8,
   returned: 9,
   parked: 10,
+  abandoned: 11,
   interrupted: 130,
 } as const;
 
@@ -166,14 +167,23 @@ export const FAILURES = {
 
   // How a move ends without having moved
   MoveReturned: kind(false, EXIT.returned, 'The instance runs at its source again; mend the cause and migrate again.'),
-  MoveParked: kind(false, EXIT.parked, 'Decide with `vmferry moves retry`, `moves return` or `moves readdress`.'),
+  MoveParked: kind(false, EXIT.parked, '`vmferry moves show MOVE` tells the reason and the choices.'),
+  MoveAbandoned: kind(
+    false,
+    EXIT.abandoned,
+    '`vmferry instances restore ID` continues the instance from its package, there or on another host.',
+  ),
   Cancelled: kind(false, EXIT.failure, '`vmferry list` shows what there is now.'),
   NotParked: kind(
     false,
     EXIT.conflict,
     'Only a parked move waits for this decision; `vmferry moves show MOVE` tells its state.',
   ),
-  PointOfNoReturn: kind(false, EXIT.conflict, 'The source has released the instance; the move can only go forward.'),
+  PointOfNoReturn: kind(
+    false,
+    EXIT.conflict,
+    'The move can only go forward; `vmferry moves show MOVE` tells what it waits for.',
+  ),
   Internal: kind(true, EXIT.failure, 'This is a defect of vmferry; please report it with the move’s history.'),
 } as const satisfies Record<string, FailureKind>;
 

@@ -1,5 +1,6 @@
 /** The workflows, by the names under which clients start them (`Workflows` in contract.ts). */
 export { addImage } from './add-image.ts';
+export { clearUp } from './clear-up.ts';
 export { deleteImage } from './delete-image.ts';
 export { deleteInstance } from './delete-instance.ts';
 export { deletePackage } from './delete-package.ts';
@@ -13,4 +14,5 @@ export { restore } from './restore.ts';
 export { save } from './save.ts';
 export { spawn } from './spawn.ts';
 export { start } from './start.ts';
+export { tellFence } from './tell-fence.ts';
 export { verifyPackage } from './verify-package.ts';

@@ -1,4 +1,5 @@
 import type { MigrateInput, MoveResult } from './contract.ts';
+import { releaseInstance, resumeInstance } from './move/hand-over.ts';
 import { Move } from './move/move.ts';
 import { parkable } from './move/parking.ts';
 import {
@@ -9,10 +10,8 @@ import {
   plan,
   preflight,
   rebaseOverlay,
-  releaseInstance,
   reserve,
   restoreInstance,
-  resumeInstance,
   rewriteXml,
   saveInstance,
   settleMove,
@@ -25,7 +24,7 @@ import { withWayBack } from './move/way-back.ts';
  *
  * Until the release the source may take the instance back, and does so when a step fails for good or the operator wishes
  * it. The release, given in exchange for the destination's receipt, is the point of no return: after it the move only
- * goes forward, however long that takes.
+ * goes forward, however long that takes; to another host only by a fence, the operator's word that a host died for good.
  */
 export async function migrate(input: MigrateInput): Promise<MoveResult> {
   const move = new Move('migrate', input);
@@ -42,15 +41,15 @@ export async function migrate(input: MigrateInput): Promise<MoveResult> {
     await buildPackage(move); //                  6   source
     await encryptPackage(move); //                7   source
 
-    const receipt = await parkable(move, async () => {
+    const restored = await parkable(move, async () => {
       await transferPackage(move); //             8   destination
       await openPackage(move); //                 9   destination
       await rewriteXml(move); //                 10   destination
       return await restoreInstance(move); //     11   destination; paused
     });
 
-    const release = await releaseInstance(move, receipt); // 12   source; the point of no return
-    await resumeInstance(move, release); //      13   destination; the blackout ends
+    const grant = await releaseInstance(move, restored); // 12   source; the point of no return
+    await resumeInstance(move, grant); //        13   destination; the blackout ends
     return await settleMove(move); //            14   both hosts, control
   });
 }

@@ -86,6 +86,7 @@ const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   startInstance: 'long',
   findRelease: 'quick',
   discardCopy: 'quick',
+  obeyFence: 'quick',
   verifyPackage: 'long',
   pullPackage: 'remote',
   deletePackage: 'quick',

@@ -1,4 +1,5 @@
 import type { MoveResult, RestoreInput } from './contract.ts';
+import { releaseInstance, resumeInstance } from './move/hand-over.ts';
 import { Move } from './move/move.ts';
 import { parkable } from './move/parking.ts';
 import {
@@ -6,10 +7,8 @@ import {
   plan,
   preflight,
   readdressPackage,
-  releaseInstance,
   reserve,
   restoreInstance,
-  resumeInstance,
   rewriteXml,
   runAtHome,
   settleAtHome,
@@ -43,13 +42,13 @@ async function continueAtHome(move: Move): Promise<MoveResult> {
 
 async function continueElsewhere(move: Move): Promise<MoveResult> {
   await readdressPackage(move);
-  const receipt = await parkable(move, async () => {
+  const restored = await parkable(move, async () => {
     await transferPackage(move);
     await openPackage(move);
     await rewriteXml(move);
     return await restoreInstance(move);
   });
-  const release = await releaseInstance(move, receipt);
-  await resumeInstance(move, release);
+  const grant = await releaseInstance(move, restored);
+  await resumeInstance(move, grant);
   return await settleMove(move);
 }

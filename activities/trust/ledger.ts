@@ -158,6 +158,19 @@ export class Ledger {
     return this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
   }
 
+  /**
+   * The highest generation that this host ever owned, whatever became of it, and whether it was given it by another host or
+   * a fence; null if it owned none.
+   */
+  async lastOwned(instanceId: InstanceId): Promise<{ generation: number; given: boolean } | null> {
+    const book = await this.#open(instanceId);
+    const generation = book.owned.at(-1);
+    if (generation === undefined) return null;
+    const { chain } = await this.#ownedAt(book, generation);
+    const { type } = await readUnverified(chain.statements.at(-1) ?? '', Link);
+    return { generation, given: type === 'release' || type === 'fence' };
+  }
+
   /** What became of a generation, by this host's own decision or by a fence; null if nothing that it knows of. */
   async decision(instanceId: InstanceId, generation: number): Promise<Decision | null> {
     return this.#decisionAt(await this.#open(instanceId), generation);

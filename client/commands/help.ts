@@ -15,6 +15,7 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   damaged: 'an image or a package is not what its digests say',
   returned: 'the move failed and the instance runs at its source again',
   parked: 'the move waits for your decision',
+  abandoned: 'the move was given up and the instance is saved at its source',
   interrupted: 'interrupted; what was started goes on',
 };
 

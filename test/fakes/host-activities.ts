@@ -15,6 +15,8 @@ import { reported, type FakePool, type Scenario } from './scenario.ts';
 export const SIZES = { save: 98_200_000, overlay: 1_100_000, packed: 41_000_000, sealed: 41_200_000 };
 
 export const fingerprintOf = (host: HostId): string => createHash('sha256').update(host).digest('hex').toUpperCase();
+/** Stands for a fence by which a host goes on. */
+export const fenceTo = (host: HostId): string => `fence to ${host}`;
 /** Stands for a certified host record. */
 export const recordOf = (host: HostId): string => `record of ${host}`;
 
@@ -121,7 +123,11 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
     restoreInstance: (input) =>
       on('restoreInstance', input, (scenario) => {
         scenario.pausedOn.add(host);
-        return { receipt: `receipt of ${host} for ${input.packageId}`, diskSha256: {} };
+        return {
+          receipt: `receipt of ${host} for ${input.packageId}`,
+          last: `spawn on ${scenario.source}`,
+          diskSha256: {},
+        };
       }),
     releaseInstance: (input) =>
       on('releaseInstance', input, (scenario) => {
@@ -138,8 +144,14 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
       }),
     resumeInstance: (input) =>
       on('resumeInstance', input, (scenario) => {
-        if (input.release !== `release of ${input.packageId} to ${host}`)
+        const fence = input.fence?.at(-1);
+        if (fence === undefined && scenario.fencedHosts.has(host))
+          throw reported('StaleGeneration', `${host} was fenced`);
+        if (fence !== undefined && fence !== fenceTo(host)) throw reported('FenceInvalid', `${host} got ${fence}`);
+        if (fence === undefined && input.release !== `release of ${input.packageId} to ${host}`)
           throw reported('ReleaseInvalid', `${host} got ${input.release}`);
+        if (fence !== undefined && !scenario.pausedOn.has(host) && scenario.runningOn !== host)
+          throw reported('ReceiptMissing', `${host} has not restored ${scenario.name}`);
         scenario.owner = host;
         scenario.generation = input.generation;
         scenario.run(host);
@@ -176,6 +188,17 @@ export function createFakeHostActivities(host: HostId, pool: FakePool): HostActi
       on('discardCopy', input, (scenario) => {
         if (scenario.owner === host) throw reported('OwnershipDecided', `${host} owns ${scenario.name}`);
         scenario.pausedOn.delete(host);
+      }),
+    obeyFence: (input) =>
+      on('obeyFence', input, (scenario) => {
+        const running = scenario.runningOn === host;
+        if (running && !input.final) throw reported('FenceRefused', `${host} runs ${scenario.name}`);
+        scenario.stop(host);
+        const paused = scenario.pausedOn.delete(host);
+        scenario.fencedHosts.add(host);
+        if (scenario.owner === host) scenario.owner = null;
+        const found = running ? 'a running instance' : paused ? 'a paused copy' : 'nothing';
+        return { found, kept: null } as const;
       }),
 
     verifyPackage: (input) => onPackage('verifyPackage', input, (scenario) => packageOf(scenario, host, 2)),

@@ -62,6 +62,8 @@ export class Scenario {
   owner: HostId | null;
   generation = 1;
   releasedTo: HostId | null = null;
+  /** Hosts that know of a fence that ended their generation. */
+  readonly fencedHosts = new Set<HostId>();
 
   /** The catalog's view. */
   recorded: { host: HostId; state: InstanceState; generation: number };

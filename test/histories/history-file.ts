@@ -6,6 +6,11 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import proto from '@temporalio/proto';
 
+/** How the recorded moves went. */
+export const HISTORIES = ['moved', 'returned', 'fenced'] as const;
+export type HistoryName = (typeof HISTORIES)[number];
+export const isHistory = (name: string): name is HistoryName => (HISTORIES as readonly string[]).includes(name);
+
 const { History } = proto.temporal.api.history.v1;
 type History = proto.temporal.api.history.v1.IHistory;
 

@@ -2,13 +2,31 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { WorkflowUpdateFailedError } from '@temporalio/client';
-import { ApplicationFailure } from '@temporalio/common';
-import { MOVE_STEPS, readdressUpdate, retryUpdate, returnUpdate, searchAttributes } from '../../workflows/contract.ts';
+import type { ApplicationFailure } from '@temporalio/common';
+import {
+  MOVE_STEPS,
+  readdressUpdate,
+  retryUpdate,
+  returnUpdate,
+  searchAttributes,
+  workflowId,
+} from '../../workflows/contract.ts';
 import type { FailureType } from '../../workflows/failures.ts';
 import { recordOf, SIZES } from '../fakes/host-activities.ts';
 import type { Call, Scenario } from '../fakes/scenario.ts';
 import { temporalMissing } from '../support/temporal.ts';
+import {
+  assertMoved,
+  assertReturned,
+  assertUntouched,
+  BEFORE_SAVE,
+  DESTINATION_STEPS,
+  details,
+  inOrder,
+  refusal,
+  SOURCE_STEPS,
+  STEPS,
+} from './assertions.ts';
 import { Harness, type Migration } from './harness.ts';
 
 const skip = await temporalMissing();
@@ -19,73 +37,6 @@ before(async () => {
 after(async () => {
   if (skip === false) await harness.stop();
 });
-
-/** Every activity of a move that meets no trouble, but for those beside the steps. */
-const STEPS: Call[] = [
-  'control.planMove',
-  'alpha.preflightSource',
-  'beta.preflightDestination',
-  'control.reserveMove',
-  'beta.reserve',
-  'alpha.announceMove',
-  'alpha.saveInstance',
-  'alpha.rebaseOverlay',
-  'alpha.buildPackage',
-  'alpha.encryptPackage',
-  'beta.transferPackage',
-  'beta.openPackage',
-  'beta.rewriteXml',
-  'beta.restoreInstance',
-  'alpha.releaseInstance',
-  'beta.resumeInstance',
-];
-const BEFORE_SAVE = STEPS.slice(0, 6);
-const SOURCE_STEPS = STEPS.slice(6, 10);
-const DESTINATION_STEPS = STEPS.slice(10, 14);
-
-const inOrder = (scenario: Scenario): Call[] => scenario.calls.filter((call) => STEPS.includes(call));
-
-function assertMoved(scenario: Scenario, destination = 'beta'): void {
-  assert.deepEqual(scenario.violations, []);
-  assert.equal(scenario.runningOn, destination);
-  assert.equal(scenario.owner, destination);
-  assert.deepEqual(scenario.recorded, { host: destination, state: 'running', generation: 2 });
-  assert.equal(scenario.closed, 'moved');
-  assert.equal(scenario.count(`${destination}.settleMove`), 1);
-  assert.ok(scenario.count(`${scenario.source}.settleMove`) >= 1);
-}
-
-function assertReturned(scenario: Scenario): void {
-  assert.deepEqual(scenario.violations, []);
-  assert.equal(scenario.runningOn, scenario.source);
-  assert.deepEqual([...scenario.pausedOn], []);
-  assert.deepEqual(scenario.recorded, { host: scenario.source, state: 'running', generation: 2 });
-  assert.equal(scenario.closed, 'returned');
-  assert.equal(scenario.inputOf(scenario.source, 'settleMove').outcome, 'returned');
-}
-
-/** As if there had been no move. */
-function assertUntouched(scenario: Scenario): void {
-  assert.deepEqual(scenario.violations, []);
-  assert.equal(scenario.runningOn, scenario.source);
-  assert.equal(scenario.count(`${scenario.source}.saveInstance`), 0);
-  assert.equal(scenario.count(`${scenario.source}.returnInstance`), 0);
-  assert.equal(scenario.openMove, null);
-}
-
-async function refusal(update: Promise<unknown>): Promise<FailureType | null | undefined> {
-  const error: unknown = await update.then(
-    () => assert.fail('the update was accepted'),
-    (reason: unknown) => reason,
-  );
-  assert.ok(error instanceof WorkflowUpdateFailedError && error.cause instanceof ApplicationFailure, String(error));
-  return error.cause.type as FailureType;
-}
-
-async function details(move: Migration): Promise<string> {
-  const { currentDetails } = await move.handle.query<{ currentDetails: string }>('__temporal_workflow_metadata');
-  return currentDetails;
-}
 
 // Most of the time they wait: for retry intervals, and for workers that are meant to be absent.
 describe('migrate', { skip, concurrency: 4 }, () => {
@@ -345,7 +296,7 @@ describe('migrate', { skip, concurrency: 4 }, () => {
       });
     }
 
-    for (const call of ['beta.resumeInstance', 'alpha.settleMove', 'control.closeMove'] as Call[]) {
+    for (const call of ['alpha.settleMove', 'control.closeMove'] as Call[]) {
       test(`${call}: even a refusal does not end a move that has been released`, async () => {
         const scenario = harness.pool.scenario().fail(call, 'NotOwner', { times: 1 });
         const move = await harness.move(scenario);
@@ -420,21 +371,24 @@ describe('migrate', { skip, concurrency: 4 }, () => {
       await harness.stopHost('absent4');
     });
 
-    test('of the source, after the release: the guest runs, and settling waits', async () => {
+    test('of the source, after the release: the guest runs, and it clears up whenever it comes back', async () => {
       await harness.startHost('absent5');
       const scenario = harness.pool.scenario({ source: 'absent5' });
       const held = scenario.hold('beta.resumeInstance');
-      const move = await harness.move(scenario, { retryWindowSeconds: 1 });
+      const move = await harness.move(scenario, { retryWindowSeconds: 8 });
       await held.entered;
       await harness.stopHost('absent5');
       held.goOn();
       const progress = await move.until(({ waitingFor }) => waitingFor === 'absent5');
       assert.equal(progress.phase, 'settling');
       assert.ok(progress.blackoutSeconds !== undefined);
+      assert.ok(progress.waitingSince !== undefined);
       assert.equal(scenario.runningOn, 'beta');
-      assert.equal(scenario.closed, 'moved');
-      await harness.startHost('absent5');
       await move.result();
+      assert.equal(scenario.closed, 'moved', 'the instance is free for its next move');
+      assert.equal(scenario.count('absent5.settleMove'), 0);
+      await harness.startHost('absent5');
+      await harness.client.workflow.getHandle(workflowId.clearUp(move.handle.firstExecutionRunId, 'absent5')).result();
       assertMoved(scenario);
       await harness.stopHost('absent5');
     });
@@ -469,9 +423,13 @@ describe('migrate', { skip, concurrency: 4 }, () => {
         const { parked: state, step } = await move.progress();
         assert.equal(state?.failure, 'SegmentMisplaced');
         assert.match(state?.reason ?? '', new RegExp(call));
-        assert.deepEqual(state?.choices, ['retry', 'return', 'readdress']);
+        assert.deepEqual(state?.choices, ['retry', 'return', 'readdress', 'abandon']);
+        assert.equal(state.released, false);
         assert.equal(step, call.split('.')[1]);
-        assert.match(await details(move), /is parked: decide with `retry`, `return` or `readdress`/);
+        assert.match(
+          await details(move),
+          /is parked\.[^]*Decide with `vmferry moves …`: `retry`, `return`, `readdress`, `abandon`\./,
+        );
         assert.equal((await move.handle.describe()).typedSearchAttributes.get(searchAttributes.phase), 'parked');
         assert.equal(scenario.runningOn, null);
 

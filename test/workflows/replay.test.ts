@@ -10,11 +10,10 @@ import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode, DefaultLogger, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { DeterminismViolationError } from '@temporalio/workflow';
-import { readHistory } from '../histories/history-file.ts';
+import { HISTORIES, readHistory } from '../histories/history-file.ts';
 import { quietRuntime, WORKFLOWS } from './harness.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const HISTORIES = ['moved', 'returned'] as const;
 
 const bundle = async (workflowsPath: string): Promise<WorkflowBundle> =>
   bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('ERROR') });

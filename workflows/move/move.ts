@@ -13,8 +13,9 @@ import {
   type MovePhase,
   type MovePlan,
   type MoveRef,
+  type SignedText,
 } from '../contract.ts';
-import { failure, reasonOf } from '../failing.ts';
+import { absence, failure, reasonOf } from '../failing.ts';
 import { onControl } from '../options.ts';
 import { CatalogNews } from './catalog-news.ts';
 import { Operator } from './operator.ts';
@@ -33,6 +34,8 @@ export class Move {
   name = '';
   source!: Host;
   destination!: Host;
+  /** Who hands out the package: the source, as long as that is not fenced. */
+  holder!: Host;
   image!: Image;
   imageHosts: Host[] = [];
   packageId = uuid4();
@@ -47,6 +50,11 @@ export class Move {
   prepared = false;
   /** The source may have stopped the guest. */
   touched = false;
+
+  /** What was said about the instance after its package was sealed: the release, then fences. */
+  readonly later: SignedText[] = [];
+  /** Hosts of whom the operator said that they died for good. They hold up nothing any more. */
+  readonly fenced = new Set<HostId>();
 
   /** Hosts that keep a copy of theirs because they could not be told to give it up. */
   readonly keepers = new Set<HostId>();
@@ -68,14 +76,27 @@ export class Move {
       onControl({ patience: 'for ever', summary: `Tell the catalog: ${word.phase}` }).recordMove({ moveId, ...word }),
     );
     this.story = new Story(kind, { moveId, instanceId, packageId }, (phase) => this.#tellCatalog(phase));
-    this.operator = new Operator(this.story);
+    this.operator = new Operator(this.story, kind);
     setHandler(progressQuery, () => this.story.progress);
   }
 
   /** The names of this move that every step at a host is given. */
   get ref(): MoveRef {
-    const { id: moveId, instanceId, packageId, facts } = this;
-    return { moveId, instanceId, packageId, generation: facts.ownedGeneration + 1 };
+    const { id: moveId, instanceId, packageId, facts, later, fenced } = this;
+    // The first statement makes the generation of the package, each fence that follows one more.
+    const generation = facts.ownedGeneration + Math.max(1, later.length);
+    return { moveId, instanceId, packageId, generation, ...(fenced.size > 0 && { fence: [...later] }) };
+  }
+
+  /** The names, if one more fence were used. */
+  refAfter(fence: SignedText): MoveRef {
+    const later = [...this.later, fence];
+    return { ...this.ref, generation: this.facts.ownedGeneration + later.length, fence: later };
+  }
+
+  /** Who addressed the package to the destination: one that hands it out itself has it from the source. */
+  get sender(): Host {
+    return this.holder.id === this.destination.id ? this.source : this.holder;
   }
 
   /** Does it end on the host where it begins? So do a save, and a restore by the owner. */
@@ -88,6 +109,7 @@ export class Move {
   planned({ instance, source, destination, image, imageHosts, packageId }: MovePlan): void {
     this.name = instance.name;
     this.source = source;
+    this.holder = source;
     this.destination = destination;
     this.image = image;
     this.imageHosts = imageHosts;
@@ -109,6 +131,16 @@ export class Move {
     this.story.route(this.name, this.source, destination);
   }
 
+  /** A fence is in use: `fenced` is out of it, `next` goes on. */
+  goesOnBy(fence: SignedText, fenced: HostId, next: Host): void {
+    this.later.push(fence);
+    this.fenced.add(fenced);
+    // Before the release the destination has the package too; nobody else could have been asked.
+    if (fenced === this.holder.id) this.holder = this.destination;
+    this.redirected(next);
+    this.story.progress.generation = this.ref.generation;
+  }
+
   // ---- The blackout ----
 
   blackoutBegins(): void {
@@ -122,9 +154,14 @@ export class Move {
     this.#stoppedAt = Date.now() - stoppedMillis;
   }
 
+  /** By the workflow's clock. */
+  get stoppedAt(): number {
+    return this.#stoppedAt ?? this.startedAt;
+  }
+
   /** A restore begins with the guest stopped: its blackout is counted from the start of the workflow. */
   blackoutEnds(): void {
-    this.story.blackoutEnded((Date.now() - (this.#stoppedAt ?? this.startedAt)) / 1000);
+    this.story.blackoutEnded((Date.now() - this.stoppedAt) / 1000);
   }
 
   // ---- Beside the steps ----
@@ -145,8 +182,11 @@ export class Move {
 
   /** Listings follow; the last word is closeMove's. */
   #tellCatalog(phase: MovePhase): void {
-    if (!this.reserved || ['settling', 'moved', 'returned', 'failed'].includes(phase)) return;
-    const { step, parked } = this.story.progress;
-    this.#news.tell({ phase, step, ...(parked && { failure: { type: parked.failure, message: parked.reason } }) });
+    if (!this.reserved || ['settling', 'moved', 'returned', 'abandoned', 'failed'].includes(phase)) return;
+    const { step, parked, waitingFor } = this.story.progress;
+    const reason = parked
+      ? { type: parked.failure, message: parked.reason }
+      : waitingFor !== undefined && { type: 'HostUnreachable' as const, message: absence(waitingFor) };
+    this.#news.tell({ phase, step, ...(reason && { failure: reason }) });
   }
 }

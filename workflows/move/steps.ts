@@ -2,10 +2,23 @@
  * The fourteen steps of a move (docs/architecture.md), one function each, in order. A step throws what its host threw
  * when patience is over; what follows from that is decided in way-back.ts and, where a move can be parked, in parking.ts.
  */
-import type { ControlActivities, HostId, MoveOptions, MoveResult, SaveResult, SignedText } from '../contract.ts';
-import { failure, isCancellation, reasonOf } from '../failing.ts';
-import { onControl } from '../options.ts';
-import { atDestination, atSource, call, callForEver, insist, shielded, unfailing } from './calling.ts';
+import { ParentClosePolicy, startChild } from '@temporalio/workflow';
+import type { clearUp as clearUpWorkflow } from '../clear-up.ts';
+import {
+  workflowId,
+  type ControlActivities,
+  type Host,
+  type HostActivities,
+  type HostId,
+  type MoveOptions,
+  type MoveOutcome,
+  type MoveResult,
+  type SaveResult,
+  type SignedText,
+} from '../contract.ts';
+import { failure, isAbsence, isCancellation, reasonOf } from '../failing.ts';
+import { onControl, type Patience } from '../options.ts';
+import { atDestination, atSource, call, insist, unfailing, type Endurance } from './calling.ts';
 import type { Move } from './move.ts';
 
 /** Before the steps: what the catalog knows about the request. Changes nothing. */
@@ -48,14 +61,8 @@ export async function preflight(move: Move): Promise<void> {
 
 /** The second half of step 1; again when the move is sent elsewhere. */
 export async function preflightDestination(move: Move): Promise<void> {
-  const { instanceId, facts, image, source, destination } = move;
-  const { imageMissing } = await atDestination(
-    move,
-    'preflight',
-    `Can ${move.name} run on ${destination.id}?`,
-    (host) => host.preflightDestination({ instanceId, facts, imageId: image.id, source: source.record }),
-    (answer) => (answer.imageMissing ? 'yes, once it has the base image' : 'yes'),
-  );
+  const { image, destination } = move;
+  const { imageMissing } = await atDestination(move, 'preflight', ...canItRun(move, destination));
   if (!imageMissing) return;
   const sources = move.imageHosts.filter(({ id }) => id !== destination.id).map(({ record }) => record);
   await atDestination(
@@ -72,6 +79,20 @@ export async function preflightDestination(move: Move): Promise<void> {
     }),
   );
 }
+
+/** The same question to a host before anything is sent there. */
+export async function canRun(move: Move, host: Host, endurance: Endurance): Promise<{ imageMissing: boolean }> {
+  const [summary, run, told] = canItRun(move, host);
+  return move.story.step('preflight', host.id, () => call(move, host.id, summary, endurance, run), told);
+}
+
+const canItRun = ({ name, instanceId, facts, image, holder }: Move, { id }: Host) =>
+  [
+    `Can ${name} run on ${id}?`,
+    (host: HostActivities) =>
+      host.preflightDestination({ instanceId, facts, imageId: image.id, source: holder.record }),
+    (answer: { imageMissing: boolean }) => (answer.imageMissing ? 'yes, once it has the base image' : 'yes'),
+  ] as const;
 
 /** 2. Generation and address in the catalog; DHCP entry and anti-spoofing rule at the destination, ahead of the blackout. */
 export async function reserve(move: Move): Promise<void> {
@@ -186,26 +207,37 @@ export async function encryptPackage(move: Move): Promise<void> {
   );
 }
 
-/** 7 again, for a package that is sealed already: another envelope, the bulk as it is. */
+/**
+ * 7 again, for a package that is sealed already: another envelope, the bulk as it is. A destination that hands out the
+ * package itself has read it before.
+ */
 export async function readdressPackage(move: Move): Promise<void> {
-  const { packageId, instanceId, destination } = move;
+  const { packageId, instanceId, destination, holder, ref } = move;
+  if (holder.id === destination.id) return;
   await atSource(
     move,
     'encryptPackage',
     `Address the package to ${destination.id}`,
-    (source) => source.readdressPackage({ packageId, instanceId, destination: destination.record }),
+    (host) =>
+      host.readdressPackage({
+        packageId,
+        instanceId,
+        destination: destination.record,
+        ...(ref.fence && { fence: ref.fence }),
+      }),
     () => `addressed to ${destination.id}`,
   );
 }
 
 /** 8. Ciphertext goes over; what arrived before is kept. */
 export async function transferPackage(move: Move): Promise<void> {
-  const { source, destination } = move;
+  const { holder, destination } = move;
+  if (holder.id === destination.id) return;
   const { wireBytes, packageBytes } = await atDestination(
     move,
     'transferPackage',
-    `Fetch the package from ${source.id}`,
-    (host) => host.transferPackage({ ...move.ref, source: source.record }),
+    `Fetch the package from ${holder.id}`,
+    (host) => host.transferPackage({ ...move.ref, source: holder.record }),
     (sent) => `${bytes(sent.wireBytes)} over the wire`,
   );
   move.story.progress.wireBytes += wireBytes;
@@ -215,12 +247,12 @@ export async function transferPackage(move: Move): Promise<void> {
 
 /** 9. Signatures and trust are verified, then the package is decrypted and unpacked into a folder of this move. */
 export async function openPackage(move: Move): Promise<void> {
-  const { source } = move;
+  const { sender } = move;
   await atDestination(
     move,
     'openPackage',
     'Verify, decrypt and unpack',
-    (destination) => destination.openPackage({ ...move.ref, source: source.record }),
+    (destination) => destination.openPackage({ ...move.ref, source: sender.record }),
     (opened) => bytes(opened.bytes),
   );
 }
@@ -233,72 +265,50 @@ export async function rewriteXml(move: Move): Promise<void> {
   );
 }
 
+/** What a destination answers when it has restored the instance. */
+export interface Restored {
+  receipt: SignedText;
+  /** The statement by which the source owns the instance. */
+  last: SignedText;
+}
+
 /** 11. Restored from a fresh copy of what was packed, vCPUs stopped. The receipt says so. */
-export async function restoreInstance(move: Move): Promise<SignedText> {
-  const { receipt } = await atDestination(
+export async function restoreInstance(move: Move): Promise<Restored> {
+  return await atDestination(
     move,
     'restoreInstance',
     `Restore ${move.name}, paused`,
     (destination) => destination.restoreInstance(move.ref),
     () => 'paused, receipt signed',
   );
-  return receipt;
 }
 
 /**
- * 12. The source gives the instance away, in exchange for the receipt. The point of no return: once the call is made,
- * only the source knows whether it decided, so it is asked until it answers. A refusal is its decision too: nothing was
- * released, and the instance goes back.
+ * 14. The catalog learns the end, both hosts clear up. The guest runs: what an absent host has to clear up is left to a
+ * workflow of its own after the retry window, so that it does not keep the instance from its next move.
  */
-export async function releaseInstance(move: Move, receipt: SignedText): Promise<SignedText> {
-  const { source, destination } = move;
-  move.operator.pointOfNoReturn(
-    `${source.id} releases the instance to ${destination.id}; from then on it belongs there`,
-  );
-  try {
-    const { release } = await shielded(
-      move,
-      'releaseInstance',
-      source.id,
-      `Give ${move.name} to ${destination.id}: the point of no return`,
-      (host) => host.releaseInstance({ ...move.ref, receipt, destination: destination.record }),
-      () => `belongs to ${destination.id} now`,
-    );
-    return release;
-  } catch (error) {
-    move.operator.beyondReturn = null;
-    throw error;
-  }
-}
-
-/** 13. Given the release, the vCPUs run. The blackout ends. */
-export async function resumeInstance(move: Move, release: SignedText): Promise<void> {
-  const { source, destination } = move;
-  await unfailing(
-    move,
-    'resumeInstance',
-    destination.id,
-    `Let ${move.name} run`,
-    (host) => host.resumeInstance({ ...move.ref, release, source: source.record }),
-    () => 'the guest runs',
-  );
-  move.blackoutEnds();
-}
-
-/** 14. The catalog learns the end, both hosts clear up. A host that is absent now is waited for; the guest runs. */
 export async function settleMove(move: Move): Promise<MoveResult> {
-  const { source, destination } = move;
+  const { source, destination, atHome, fenced } = move;
   move.story.phase('settling');
   const result = resultOf(move);
+  // A fence may have sent the instance back to where it came from.
+  const outcome = atHome ? 'returned' : 'moved';
+  const cleared: Promise<void>[] = [clearUp(move, destination.id, 'destination', outcome)];
+  // Who was fenced clears up when it is told so.
+  if (!atHome && !fenced.has(source.id)) cleared.push(clearUp(move, source.id, 'source', outcome));
   await move.story.step('settleMove', 'control', () =>
     Promise.all([
-      closeMove(move, { outcome: 'moved', owner: destination.id, generation: move.ref.generation, result }),
-      clearUp(move, destination.id, 'destination', 'moved'),
-      clearUp(move, source.id, 'source', 'moved'),
+      closeMove(move, { outcome, owner: destination.id, generation: move.ref.generation, result }),
+      ...cleared,
     ]),
   );
-  move.story.phase('moved');
-  return result;
+  move.story.phase(outcome);
+  if (!atHome) return result;
+  const lost = [...fenced].join(' and ');
+  throw failure(
+    'MoveReturned',
+    `Instance ${move.name} runs on ${source.id} again: ${lost} died for good and was fenced`,
+  );
 }
 
 /** 14 of a save: the package is kept, the instance is down and still the source's. */
@@ -345,16 +355,48 @@ export async function settleAtHome(move: Move): Promise<MoveResult> {
   return result;
 }
 
-/** Part of step 14, and of the way back: the host removes what only this move needed. */
+/**
+ * Part of step 14, and of the way back: the host removes what only this move needed. One that stays absent is left to a
+ * workflow of its own.
+ */
 export async function clearUp(
   move: Move,
   host: HostId,
   role: 'source' | 'destination',
-  outcome: 'moved' | 'returned' | 'saved',
+  outcome: MoveOutcome,
 ): Promise<void> {
-  await callForEver(move, host, `Remove what only the move needed on ${host}`, (at) =>
-    at.settleMove({ ...move.ref, role, outcome }),
-  );
+  const summary = `Remove what only the move needed on ${host}`;
+  const endurance: Endurance = { failing: 'for ever', absent: move.options.retryWindowSeconds };
+  await insist(move, host, async () => {
+    try {
+      await call(move, host, summary, endurance, (at) => at.settleMove({ ...move.ref, role, outcome }));
+    } catch (error) {
+      if (!isAbsence(error)) throw error;
+      move.story.note(`${host} is absent, and clears up when it is back`);
+      await startChild<typeof clearUpWorkflow>('clearUp', {
+        workflowId: workflowId.clearUp(move.id, host),
+        args: [{ host, move: move.ref, role, outcome }],
+        parentClosePolicy: ParentClosePolicy.ABANDON,
+        staticSummary: `Clear up after a move of ${move.name} on ${host}`,
+      });
+    }
+  });
+}
+
+/** Part of going on by a fence: the catalog learns where the move goes now. Told again at the end, where it counts. */
+export async function redirectInCatalog(move: Move): Promise<void> {
+  try {
+    await redirect(move, 15);
+  } catch (error) {
+    move.story.note(`The catalog was not told where the move goes: ${reasonOf(error).message}`);
+  }
+}
+
+/** A move that comes back to its source keeps the destination that it had. */
+async function redirect({ id, destination, atHome }: Move, patience: Patience): Promise<void> {
+  if (atHome) return;
+  const catalog = onControl({ patience, summary: `Send the move to ${destination.id}` });
+  await catalog.redirectMove({ moveId: id, destination: destination.id });
 }
 
 /** Part of step 14, and of the way back: the catalog's last word on the move, after all others. */
@@ -368,7 +410,10 @@ export async function closeMove(
   }
   await move.besideDone();
   const catalog = onControl({ patience: 'for ever', summary: `Close the move: ${end.outcome}` });
-  await insist(move, 'the catalog', () => catalog.closeMove({ moveId: move.id, ...end }));
+  await insist(move, 'the catalog', async () => {
+    if (move.fenced.size > 0) await redirect(move, 'for ever');
+    await catalog.closeMove({ moveId: move.id, ...end });
+  });
 }
 
 /** Told at the end, wherever that is: what came to a host stays there until it is deleted, and costs no blackout now. */

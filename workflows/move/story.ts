@@ -10,6 +10,8 @@ import {
   type MoveKind,
   type MovePhase,
   type MoveProgress,
+  type ParkChoice,
+  type Parked,
   type StepRecord,
 } from '../contract.ts';
 import { reasonOf } from '../failing.ts';
@@ -18,15 +20,16 @@ const TITLES: Record<MovePhase, string> = {
   preparing: 'is being prepared; the guest runs',
   blackout: 'goes on; the guest is stopped',
   waiting: 'waits for a host',
-  parked: 'is parked: decide with `retry`, `return` or `readdress`',
+  parked: 'is parked',
   returning: 'goes back to its source',
   settling: 'is done; clearing up',
   moved: 'is done',
   returned: 'was returned',
+  abandoned: 'was abandoned; the instance is saved',
   failed: 'failed',
 };
 
-const ENDS: readonly MovePhase[] = ['moved', 'returned', 'failed'];
+const ENDS: readonly MovePhase[] = ['moved', 'returned', 'abandoned', 'failed'];
 
 export class Story {
   readonly progress: MoveProgress;
@@ -112,6 +115,7 @@ export class Story {
     const { phase } = this.progress;
     this.#absent.add(host);
     this.progress.waitingFor = host;
+    this.progress.waitingSince ??= Date.now();
     if (phase === 'preparing' || phase === 'blackout') {
       this.#phaseBeforeWaiting = phase;
       this.phase('waiting');
@@ -122,21 +126,28 @@ export class Story {
   waitingOver(host: HostId): void {
     this.#absent.delete(host);
     const [other] = this.#absent;
-    if (other === undefined) delete this.progress.waitingFor;
-    else this.progress.waitingFor = other;
+    if (other === undefined) {
+      delete this.progress.waitingFor;
+      delete this.progress.waitingSince;
+    } else {
+      this.progress.waitingFor = other;
+    }
     if (other === undefined && this.progress.phase === 'waiting') this.phase(this.#phaseBeforeWaiting);
     this.#publish();
   }
 
-  parked(failure: unknown): void {
-    const { type, message } = reasonOf(failure);
-    this.progress.parked = {
-      failure: type,
-      reason: message,
-      since: Date.now(),
-      choices: ['retry', 'return', 'readdress'],
-    };
+  /** It cannot go on, or not without luck: the operator may decide. Told again with another reason, its age stays. */
+  parked(failure: unknown, offer: { choices: ParkChoice[]; released: boolean }): void {
+    this.stuck(failure, offer);
     this.phase('parked');
+  }
+
+  /** As `parked`, while the phase tells of something that goes on in any case: the return, or the clearing up. */
+  stuck(failure: unknown, offer: { choices: ParkChoice[]; released: boolean }): void {
+    const { type, message } = reasonOf(failure);
+    const since = this.progress.parked?.since ?? Date.now();
+    this.progress.parked = { failure: type, reason: message, since, ...offer };
+    this.#publish();
   }
 
   unparked(): void {
@@ -172,11 +183,17 @@ export class Story {
 }
 
 function markdown(what: string, progress: MoveProgress, notes: string[]): string {
-  const { instanceName, instanceId, source, destination, phase, parked, waitingFor, blackoutSeconds } = progress;
+  const { instanceName, instanceId, source, destination, phase, parked, waitingFor, waitingSince } = progress;
+  const { blackoutSeconds } = progress;
   const route = source === destination ? `on **${source}**` : `from **${source}** to **${destination}**`;
   const lines = [`${what} of **${instanceName || instanceId}**${source && ` ${route}`} ${TITLES[phase]}.`, ''];
-  if (parked) lines.push(`Since ${clock(parked.since)}: ${parked.failure}: ${parked.reason}`, '');
-  if (waitingFor) lines.push(`The worker of **${waitingFor}** is absent; this goes on when it is back.`, '');
+  if (parked) {
+    lines.push(`Since ${clock(parked.since)}: ${parked.failure}: ${parked.reason}`, '', choicesOf(parked), '');
+  }
+  if (waitingFor) {
+    const since = waitingSince === undefined ? '' : ` since ${clock(waitingSince)}`;
+    lines.push(`The worker of **${waitingFor}** is absent${since}; this goes on when it is back.`, '');
+  }
   const stopped = progress.steps.find(({ step }) => step === 'saveInstance');
   if (blackoutSeconds !== undefined) lines.push(`Blackout: ${blackoutSeconds.toFixed(2)} s.`, '');
   else if (stopped) lines.push(`Blackout since ${clock(stopped.startedAt)}.`, '');
@@ -186,6 +203,15 @@ function markdown(what: string, progress: MoveProgress, notes: string[]): string
   }
   if (notes.length > 0) lines.push('', ...notes.map((note) => `- ${note}`));
   return lines.join('\n');
+}
+
+/** The commands that decide, for people. */
+function choicesOf({ choices, released }: Parked): string {
+  const list = choices.map((choice) => `\`${choice}\``).join(', ');
+  const fenced =
+    released && choices.includes('readdress') ? ' (`readdress` needs a fence, signed with the pool key)' : '';
+  const goesOn = released || choices.length === 1 ? 'It goes on by itself once the cause is gone. ' : '';
+  return `${goesOn}Decide with \`vmferry moves …\`: ${list}${fenced}.`;
 }
 
 const clock = (time: number): string => new Date(time).toISOString().slice(11, 19);

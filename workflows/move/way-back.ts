@@ -6,6 +6,7 @@ import { allHandlersFinished, CancellationScope, condition } from '@temporalio/w
 import { failure, isCancellation, reasonOf } from '../failing.ts';
 import { unfailing } from './calling.ts';
 import type { Move } from './move.ts';
+import type { CalledOff } from './operator.ts';
 import { discardCopy, discardLater } from './parking.ts';
 import { clearUp, closeMove } from './steps.ts';
 
@@ -29,42 +30,52 @@ export async function withWayBack<T>(move: Move, steps: () => Promise<T>): Promi
 
 /** Undoes as much as was done; answers what the workflow is to throw. */
 async function undo(move: Move, error: unknown): Promise<unknown> {
-  const { operator, story, reserved, touched, kind } = move;
+  const { operator, story, reserved, touched, kind, name, source } = move;
   // All that follows the point of no return is insisted on; a defect that comes here must not take anything back.
   if (operator.beyondReturn !== null) return error;
-  const end: End = { error, asked: operator.returnAsked && isCancellation(error), reason: reasonOf(error) };
-  if (end.asked) end.reason = { type: 'MoveReturned', message: 'The operator asked for the return' };
+  const asked = isCancellation(error) ? operator.calledOff : null;
+  const end: End = { error, asked, reason: asked ? REASONS[asked] : reasonOf(error) };
   if (!reserved) {
     story.phase('failed');
-    return error;
+    return thrown(end, `Instance ${name || move.instanceId} is untouched${name && ` on ${source.id}`}`);
   }
   if (kind === 'restore') return staySaved(move, end);
-  return touched ? takeBack(move, end) : stayRunning(move, end);
+  if (!touched) return stayRunning(move, end);
+  return asked === 'abandon' ? abandon(move, end) : takeBack(move, end);
 }
 
 interface End {
   error: unknown;
-  /** By the operator's update `return`. */
-  asked: boolean;
+  /** By one of the operator's updates. */
+  asked: CalledOff | null;
   /** For the catalog and for people. */
   reason: ReturnType<typeof reasonOf>;
 }
 
+const REASONS: Record<CalledOff, End['reason']> = {
+  return: { type: 'MoveReturned', message: 'The operator asked for the return' },
+  cancel: { type: 'Cancelled', message: 'The operator cancelled it' },
+  abandon: { type: 'MoveAbandoned', message: 'The operator abandoned it' },
+};
+
+/** What the operator asked for, with what came of it; else the first error as it is. */
+function thrown({ error, asked, reason }: End, outcome: string): unknown {
+  return asked ? failure(reason.type, `${outcome}: ${reason.message}`) : error;
+}
+
 /** The guest never stopped. */
-async function stayRunning(move: Move, { error, asked, reason }: End): Promise<unknown> {
+async function stayRunning(move: Move, end: End): Promise<unknown> {
   const { source, name, facts } = move;
   await Promise.all([
     move.prepared && discardCopy(move, move.destination.id),
-    closeMove(move, { outcome: 'failed', owner: source.id, generation: facts.ownedGeneration, failure: reason }),
+    closeMove(move, { outcome: 'failed', owner: source.id, generation: facts.ownedGeneration, failure: end.reason }),
   ]);
   move.story.phase('failed');
-  return asked
-    ? failure('MoveReturned', `Instance ${name} runs on ${source.id}, where it was: ${reason.message}`)
-    : error;
+  return thrown(end, `Instance ${name} runs on ${source.id}, where it was`);
 }
 
 /** The guest may have stopped: the source runs it again, from whatever state the move left it in. */
-async function takeBack(move: Move, { error, asked, reason }: End): Promise<unknown> {
+async function takeBack(move: Move, end: End): Promise<unknown> {
   const { source, name } = move;
   move.story.phase('returning');
   const { generation, how } = await unfailing(
@@ -80,20 +91,33 @@ async function takeBack(move: Move, { error, asked, reason }: End): Promise<unkn
   await Promise.all([
     move.prepared && discardCopy(move, move.destination.id),
     clearUp(move, source.id, 'source', 'returned'),
-    closeMove(move, { outcome: 'returned', owner: source.id, generation, failure: reason }),
+    closeMove(move, { outcome: 'returned', owner: source.id, generation, failure: end.reason }),
   ]);
   move.story.phase('returned');
-  if (isCancellation(error) && !asked) return error;
-  return failure('MoveReturned', `Instance ${name} runs on ${source.id} again (${how}): ${reason.message}`, error);
+  const outcome = `Instance ${name} runs on ${source.id} again (${how})`;
+  if (end.asked || isCancellation(end.error)) return thrown(end, outcome);
+  return failure('MoveReturned', `${outcome}: ${end.reason.message}`, end.error);
+}
+
+/** The instance stays down, in its package at the source, which goes on owning it: as after a save. */
+async function abandon(move: Move, end: End): Promise<unknown> {
+  const { source, destination, name, packageId, facts } = move;
+  await Promise.all([
+    discardCopy(move, destination.id),
+    clearUp(move, source.id, 'source', 'saved'),
+    closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration, failure: end.reason }),
+  ]);
+  move.story.phase('abandoned');
+  return thrown(end, `Instance ${name} is saved on ${source.id} as package ${packageId}`);
 }
 
 /** A restore began with a stopped guest, and its package is as it was. */
-async function staySaved(move: Move, { error, asked, reason }: End): Promise<unknown> {
+async function staySaved(move: Move, end: End): Promise<unknown> {
   const { source, destination, name, atHome, facts } = move;
   await Promise.all([
     move.prepared && (atHome ? clearUp(move, source.id, 'source', 'saved') : discardCopy(move, destination.id)),
-    closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration, failure: reason }),
+    closeMove(move, { outcome: 'saved', owner: source.id, generation: facts.ownedGeneration, failure: end.reason }),
   ]);
-  move.story.phase('failed');
-  return asked ? failure('MoveReturned', `Instance ${name} stays saved on ${source.id}: ${reason.message}`) : error;
+  move.story.phase(end.asked === 'abandon' ? 'abandoned' : 'failed');
+  return thrown(end, `Instance ${name} stays saved on ${source.id}`);
 }
