@@ -2,7 +2,15 @@
  * The typed API under the command line: starts, watches and steers workflows through Temporal, reads listings from
  * the catalog. Either is reached only when first needed, and any machine that reaches both may use it.
  */
-import type { Heartbeat, HostId, InstanceId, MoveId, MoveProgress, Workflows } from '../workflows/contract.ts';
+import type {
+  Heartbeat,
+  HostId,
+  InstanceId,
+  MoveId,
+  MoveProgress,
+  ReaddressInput,
+  Workflows,
+} from '../workflows/contract.ts';
 import type { CatalogReader } from './catalog-queries.ts';
 import type { Profile } from './profile.ts';
 
@@ -77,10 +85,13 @@ export interface Running<Result> {
   /** Rejects as the workflow failed, or with `Interrupted`'s reason once `signal` aborts; the workflow goes on then. */
   result(signal: AbortSignal): Promise<Result>;
   snapshot(): Promise<Snapshot>;
+  /** Of a move: refused from the point of no return on, as `return` is. */
   cancel(): Promise<void>;
   retry(): Promise<void>;
   return(): Promise<void>;
-  readdress(destination: HostId): Promise<void>;
+  abandon(): Promise<void>;
+  /** With a fence it answers once the fence is in use, or is refused. */
+  readdress(destination: HostId, fence?: ReaddressInput['fence']): Promise<void>;
 }
 
 export interface Poller {

@@ -2,10 +2,10 @@
  * What a running workflow shows: a line that is drawn anew on a terminal, a line for each finished step elsewhere,
  * events in jsonl. `Tracker` turns snapshots into facts and is fed with the time, so that tests need no clock.
  */
-import type { HostId, MovePhase, MoveProgress, ParkChoice, StepRecord } from '../workflows/contract.ts';
-import type { FailureType } from '../workflows/failures.ts';
+import type { HostId, MovePhase, MoveProgress, Parked, StepRecord } from '../workflows/contract.ts';
 import type { Snapshot } from './api.ts';
-import { formatBytes, formatSeconds, shortMove } from './format.ts';
+import { choicesOf } from './choices.ts';
+import { formatBytes, formatSeconds } from './format.ts';
 import type { Output } from './output.ts';
 
 /** Rates are averaged over this many milliseconds. */
@@ -28,7 +28,7 @@ export interface View {
   attempt: number;
   lastFailure: string | null;
   waitingFor: HostId | null;
-  parked: { failure: FailureType; reason: string; choices: ParkChoice[] } | null;
+  parked: Parked | null;
   trouble: string | null;
 }
 
@@ -183,10 +183,9 @@ export class ProgressDisplay {
     if (parked !== null && parked.reason !== this.#parked) {
       this.clear();
       this.#output.note(`The move is parked: ${parked.reason}`);
-      for (const choice of parked.choices) {
-        this.#output.note(
-          `  vmferry moves ${choice} ${shortMove(moveId ?? 'MOVE')}${choice === 'readdress' ? ' HOST' : ''}`,
-        );
+      if (parked.released) this.#output.note('It goes on by itself once the cause is gone. Or decide:');
+      for (const { command, meaning } of choicesOf({ moveId: moveId ?? 'MOVE', source: '', parked })) {
+        this.#output.note(`  ${command}  (${meaning})`);
       }
     }
     this.#parked = parked?.reason ?? null;

@@ -19,6 +19,8 @@ import {
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import proto from '@temporalio/proto';
 import {
+  abandonUpdate,
+  cancelUpdate,
   CONTROL_QUEUE,
   hostQueue,
   progressQuery,
@@ -27,7 +29,7 @@ import {
   returnUpdate,
   workflowId,
 } from '../workflows/contract.ts';
-import type { Heartbeat, HostId, InstanceId, MoveId, MoveProgress } from '../workflows/contract.ts';
+import type { Heartbeat, HostId, InstanceId, MoveId, MoveProgress, ReaddressInput } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type {
   InputOf,
@@ -51,6 +53,8 @@ import type { About } from './starts.ts';
 const CALL_MS = 15_000;
 /** A query waits for a control worker; the next poll asks again. */
 const QUERY_MS = 3_000;
+/** Before a fence is used the host that it ends is asked, and the host that goes on. */
+const FENCE_MS = 90_000;
 const CONNECT_MS = 5_000;
 
 /** gRPC status codes, as https://grpc.io/docs/guides/status-codes/ numbers them. */
@@ -334,7 +338,7 @@ class Execution<Result> implements Running<Result> {
 
   /** Null for workflows that have no such query. */
   async #progress(): Promise<MoveProgress | null> {
-    if (!['migrate', 'save', 'restore'].includes(this.type)) return null;
+    if (!isMove(this.type)) return null;
     return this.#server.call(() => this.#handle.query(progressQuery), QUERY_MS);
   }
 
@@ -357,7 +361,13 @@ class Execution<Result> implements Running<Result> {
   }
 
   async cancel(): Promise<void> {
-    await this.#server.call(() => this.#handle.cancel());
+    // Temporal's own cancellation is never refused, only not followed.
+    if (isMove(this.type)) await this.#server.call(() => this.#handle.executeUpdate(cancelUpdate));
+    else await this.#server.call(() => this.#handle.cancel());
+  }
+
+  async abandon(): Promise<void> {
+    await this.#server.call(() => this.#handle.executeUpdate(abandonUpdate));
   }
 
   async retry(): Promise<void> {
@@ -368,10 +378,15 @@ class Execution<Result> implements Running<Result> {
     await this.#server.call(() => this.#handle.executeUpdate(returnUpdate));
   }
 
-  async readdress(destination: HostId): Promise<void> {
-    await this.#server.call(() => this.#handle.executeUpdate(readdressUpdate, { args: [{ destination }] }));
+  async readdress(destination: HostId, fence?: ReaddressInput['fence']): Promise<void> {
+    await this.#server.call(
+      () => this.#handle.executeUpdate(readdressUpdate, { args: [{ destination, ...(fence && { fence }) }] }),
+      fence ? FENCE_MS : CALL_MS,
+    );
   }
 }
+
+const isMove = (type: string): boolean => ['migrate', 'save', 'restore'].includes(type);
 
 function isHeartbeat(details: unknown): details is Heartbeat {
   return (

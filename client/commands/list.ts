@@ -7,16 +7,26 @@ import { confirm, declined } from '../session.ts';
 import type { Session } from '../session.ts';
 import { deleteImage, imagesSection } from './images.ts';
 import { deleteInstance, instancesSection } from './instances.ts';
+import { isStuck, stuckMovesSection } from './moves.ts';
+
+/** Open moves that are looked through; an instance has at most one. */
+const MOST_MOVES = 10_000;
 
 export function addListCommands(program: Command, session: Session): void {
   program
     .command('list')
-    .description('List instances and images')
+    .description('List instances and images, and the moves that wait for a host or a decision')
     .addHelpText('after', '\nExample:\n  vmferry list --output json')
     .action(async () => {
       const catalog = await (await session.api()).catalog();
-      const [instances, images] = await Promise.all([catalog.instances(), catalog.images()]);
-      session.output.listing(instancesSection(instances), imagesSection(images));
+      const [instances, images, open] = await Promise.all([
+        catalog.instances(),
+        catalog.images(),
+        catalog.moves({ openOnly: true, limit: MOST_MOVES }),
+      ]);
+      const stuck = open.filter(isStuck);
+      const sections = [instancesSection(instances), imagesSection(images)];
+      session.output.listing(...sections, ...(stuck.length === 0 ? [] : [stuckMovesSection(stuck)]));
     });
 
   program

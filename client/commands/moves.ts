@@ -3,14 +3,16 @@ import type { Command } from 'commander';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { MoveProgress, StepRecord } from '../../workflows/contract.ts';
 import type { MoveRow } from '../catalog-queries.ts';
+import { choicesOf, choicesWhileWaiting, type Choice } from '../choices.ts';
 import { explain } from '../failure.ts';
 import { follow } from '../follow.ts';
 import { formatBytes, formatSeconds, formatTime, parseWhole, shortMove } from '../format.ts';
 import { fields, section, table } from '../output.ts';
-import type { Column } from '../output.ts';
+import type { Column, Section } from '../output.ts';
 import { findHost, findMove } from '../resolve.ts';
 import type { FoundMove } from '../resolve.ts';
 import type { Session } from '../session.ts';
+import { readdressByFence } from './fence.ts';
 
 export const moveColumns: Column<MoveRow>[] = [
   { title: 'id', value: ({ id }) => shortMove(id) },
@@ -28,6 +30,25 @@ export const moveColumns: Column<MoveRow>[] = [
   },
   { title: 'sent', value: ({ result }) => (result === null ? '' : formatBytes(result.wireBytes)), align: 'right' },
 ];
+
+/** Moves that do not go on without luck or a decision. */
+export const isStuck = ({ phase }: MoveRow): boolean => phase === 'parked' || phase === 'waiting';
+
+export const stuckMovesSection = (rows: MoveRow[]): Section =>
+  section({
+    kind: 'move',
+    title: 'moves',
+    rows,
+    columns: [
+      { title: 'id', value: ({ id }) => shortMove(id) },
+      { title: 'instance', value: ({ instanceName }) => instanceName },
+      { title: 'from', value: ({ source }) => source },
+      { title: 'to', value: ({ destination }) => destination },
+      { title: 'state', value: ({ phase }) => phase ?? '' },
+      { title: 'since', value: ({ updatedAt }) => formatTime(updatedAt) },
+      { title: 'because', value: ({ failure }) => failure?.message ?? '' },
+    ] satisfies Column<MoveRow>[],
+  });
 
 const MOVE = 'move: id, its beginning, or the instance whose newest move is meant';
 
@@ -111,12 +132,27 @@ export function addMovesCommands(program: Command, session: Session): void {
     .argument('<move>', MOVE)
     .argument('<host>', 'new destination: name or fingerprint')
     .description('Send a parked move to another host; the bulk of its package stays as it is')
+    .option('--yes', 'do not ask before a fence is signed')
     .option('--watch', 'watch it afterwards')
-    .addHelpText('after', '\nExample:\n  vmferry moves readdress counter gamma --watch')
-    .action(async (word: string, hostWord: string, options: { watch?: boolean }) => {
+    .addHelpText(
+      'after',
+      '\nOnce the instance is released this needs a fence: your word, signed with the pool key, that the host which the move' +
+        '\nwaits for died for good. It is asked for, with what may be lost.' +
+        '\n\nExample:\n  vmferry moves readdress counter gamma --watch',
+    )
+    .action(async (word: string, hostWord: string, options: { watch?: boolean; yes?: boolean }) => {
       const found = await find(session, word);
       const host = await findHost(await (await session.api()).catalog(), hostWord);
-      await found.running.readdress(host.id);
+      const progress = await progressOf(found.running);
+      if (progress?.fence === undefined) await found.running.readdress(host.id);
+      else
+        await readdressByFence(
+          session,
+          found.running,
+          { ...progress, fence: progress.fence },
+          host,
+          options.yes === true,
+        );
       if (options.watch === true) return watch(session, found);
       const { runId } = found.running;
       session.output.answer(`Move ${shortMove(runId)} goes to ${host.id}`, {
@@ -127,8 +163,14 @@ export function addMovesCommands(program: Command, session: Session): void {
     });
 
   decision(
+    'abandon',
+    'Give a parked move up: the instance stays down, saved at its source',
+    ({ running }) => running.abandon(),
+    (id) => `Move ${id} is given up; the instance is kept as a package`,
+  );
+  decision(
     'cancel',
-    'Cancel a move: before the point of no return the instance runs on at its source',
+    'Cancel a move: the instance runs on at its source; refused from the point of no return on',
     ({ running }) => running.cancel(),
     (id) => `Move ${id} is asked to stop`,
   );
@@ -168,7 +210,9 @@ async function show(session: Session, word: string): Promise<void> {
     api.profile.ui === null
       ? null
       : `${api.profile.ui}/namespaces/${api.profile.temporal.namespace}/workflows/${encodeURIComponent(running.workflowId)}/${running.runId}`;
-  const parked = progress?.phase === 'parked' ? progress.parked : undefined;
+  const parked = progress?.parked;
+  const now = session.clock.now();
+  const since = (time: number): string => `${formatTime(time)} (${formatSeconds(Math.max(0, now - time) / 1000)})`;
   const text = fields([
     ['Move', running.runId],
     ['Kind', running.type],
@@ -180,15 +224,11 @@ async function show(session: Session, word: string): Promise<void> {
     ['To', progress?.destination ?? row?.destination],
     ['State', row?.outcome ?? progress?.phase ?? row?.phase],
     ['Step', (row?.outcome ?? null) === null ? (progress?.step ?? row?.step) : null],
-    ['Waiting for', progress?.waitingFor],
-    ['Parked since', parked === undefined ? null : formatTime(parked.since)],
+    ['Waiting for', progress?.waitingFor === undefined ? null : `the worker of ${progress.waitingFor}`],
+    ['Waiting since', progress?.waitingSince === undefined ? null : since(progress.waitingSince)],
+    ['Parked since', parked === undefined ? null : since(parked.since)],
     ['Because', parked?.reason ?? (failure === null ? null : failure.message)],
-    [
-      'Choices',
-      parked === undefined
-        ? null
-        : parked.choices.map((choice) => `vmferry moves ${choice} ${shortMove(running.runId)}`).join(', '),
-    ],
+    ['Goes on', goesOn(progress)],
     ['Package', progress?.packageId ?? row?.packageId],
     ['Package size', sizeOf(progress?.packageBytes ?? row?.result?.packageBytes)],
     ['Sent', sizeOf(progress?.wireBytes ?? row?.result?.wireBytes)],
@@ -197,14 +237,31 @@ async function show(session: Session, word: string): Promise<void> {
     ['Ended', timeOf(row?.endedAt)],
     ['Web interface', address],
   ]);
+  const choices = progress === null ? [] : offered({ ...progress, moveId: running.runId });
+  const list = choices.map(({ command, meaning }) => `  ${command}  (${meaning})`);
+  const decide = list.length === 0 ? '' : `\n\nChoices:\n${list.join('\n')}`;
   const steps = progress === null ? '' : `\n\nSteps:\n${table(progress.steps, stepColumns).join('\n')}`;
-  session.output.answer(`${text}${steps}`, {
+  session.output.answer(`${text}${decide}${steps}`, {
     moveId: running.runId,
     kind: running.type,
     ...row,
     ...progress,
     ui: address,
   });
+}
+
+/** What of the choices makes sense now. */
+function offered(progress: MoveProgress): Choice[] {
+  if (progress.parked !== undefined) return choicesOf(progress);
+  return progress.phase === 'waiting' ? choicesWhileWaiting(progress) : [];
+}
+
+/** When it goes on without anybody deciding anything; null if never, or if nothing keeps it. */
+function goesOn(progress: MoveProgress | null): string | null {
+  if (progress?.waitingFor !== undefined) return `by itself, when the worker of ${progress.waitingFor} is back`;
+  const { parked } = progress ?? {};
+  if (parked === undefined) return null;
+  return parked.released || parked.choices.length === 1 ? 'by itself, once the cause is gone' : 'by your decision only';
 }
 
 const stepColumns: Column<StepRecord>[] = [

@@ -49,7 +49,8 @@ function show(session: Session, folder: string, key: PoolKey, headline?: string)
   });
 }
 
-function poolFolder(profile: Profile): string {
+/** @throws VmferryError `PoolKeyMissing` if the profile names none */
+export function poolFolder(profile: Profile): string {
   if (profile.pool !== null) return profile.pool;
   throw new VmferryError('PoolKeyMissing', `The profile ${profile.file} names no folder \`pool\` in [vmferry]`);
 }

@@ -3,7 +3,7 @@
  * clock that only sleeping moves.
  */
 import { Readable } from 'node:stream';
-import type { HostId, MoveProgress, StepRecord } from '../../workflows/contract.ts';
+import type { HostId, MoveProgress, ReaddressInput, StepRecord } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Api, Catalog, Orchestrator, Poller, Running, Snapshot } from '../../client/api.ts';
 import type { HostRow, ImageRow, InstanceRow, MoveRow, PackageRow } from '../../client/catalog-queries.ts';
@@ -175,7 +175,13 @@ export class FakeRunning implements Running<unknown> {
   return(): Promise<void> {
     return this.#decide('return');
   }
-  readdress(destination: HostId): Promise<void> {
+  abandon(): Promise<void> {
+    return this.#decide('abandon');
+  }
+  /** The fence with which it was sent elsewhere. */
+  fence: ReaddressInput['fence'];
+  readdress(destination: HostId, fence?: ReaddressInput['fence']): Promise<void> {
+    this.fence = fence;
     return this.#decide(`readdress ${destination}`);
   }
   #decide(decision: string): Promise<void> {
@@ -228,8 +234,12 @@ export class FakeApi implements Api {
       instances: () => Promise.resolve(rows.instances),
       packages: (instanceId) =>
         Promise.resolve(rows.packages.filter((row) => instanceId === undefined || row.instanceId === instanceId)),
-      moves: ({ instanceId } = {}) =>
-        Promise.resolve(rows.moves.filter((row) => instanceId === undefined || row.instanceId === instanceId)),
+      moves: ({ instanceId, openOnly = false } = {}) =>
+        Promise.resolve(
+          rows.moves.filter(
+            (row) => (instanceId === undefined || row.instanceId === instanceId) && (!openOnly || row.outcome === null),
+          ),
+        ),
       findHost: (word) => find(rows.hosts, 'HostNotFound', word),
       findImage: (word) => find(rows.images, 'ImageNotFound', word),
       findInstance: (word) => find(rows.instances, 'InstanceNotFound', word),

@@ -8,7 +8,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { generateKey } from 'openpgp';
 import { createPoolKey } from '../../activities/trust/pool-key.ts';
 import { PROFILE } from '../../activities/trust/openpgp-profile.ts';
-import type { HostDescription, HostRecord, MoveResult } from '../../workflows/contract.ts';
+import type { HostDescription, HostRecord, MoveResult, Parked } from '../../workflows/contract.ts';
 import { EXIT, VmferryError } from '../../workflows/failures.ts';
 import type { FailureType } from '../../workflows/failures.ts';
 import {
@@ -427,7 +427,13 @@ describe('instances', () => {
     const parked = snapshot({
       progress: progress({
         phase: 'parked',
-        parked: { failure: 'HostUnreachable', reason: 'beta is gone', since: NOW, choices: ['retry', 'return'] },
+        parked: {
+          failure: 'HostUnreachable',
+          reason: 'beta is gone',
+          since: NOW,
+          choices: ['retry', 'return'],
+          released: false,
+        },
       }),
     });
     const values: Partial<FakeRunning> = {
@@ -437,7 +443,10 @@ describe('instances', () => {
     };
     const stayed = await command('instances migrate counter beta', { api: pool().runs('migrate', values) });
     assert.equal(stayed.exit, 0);
-    assert.match(stayed.stderr, /The move is parked: beta is gone\n {2}vmferry moves retry m-1\n/);
+    assert.match(
+      stayed.stderr,
+      /The move is parked: beta is gone\n {2}vmferry moves retry m-1 {2}\(try again at once\)\n/,
+    );
     const left = await command('instances migrate counter beta --until-parked', {
       api: pool().runs('migrate', values),
     });
@@ -577,8 +586,12 @@ describe('moves', () => {
     assert.equal((await command('moves return counter', { api })).stdout, 'Move 01a20abf-1234 returns to its source\n');
     assert.equal((await command('moves readdress counter beta', { api })).stdout, 'Move 01a20abf-1234 goes to beta\n');
     assert.equal((await command('moves cancel counter', { api })).stdout, 'Move 01a20abf-1234 is asked to stop\n');
+    assert.equal(
+      (await command('moves abandon counter', { api })).stdout,
+      'Move 01a20abf-1234 is given up; the instance is kept as a package\n',
+    );
     refused(await command('moves readdress counter gamma', { api }), EXIT.notFound, /gamma/);
-    assert.deepEqual(running.decisions, ['retry', 'return', 'readdress beta', 'cancel']);
+    assert.deepEqual(running.decisions, ['retry', 'return', 'readdress beta', 'cancel', 'abandon']);
   });
 
   it('refuse a decision that does not fit', async () => {
@@ -592,6 +605,7 @@ describe('moves', () => {
       reason: 'beta is gone',
       since: NOW,
       choices: ['retry', 'return'],
+      released: false,
     } as const;
     const shown = progress({
       phase: 'parked',
@@ -615,6 +629,49 @@ describe('moves', () => {
       unknown
     >;
     assert.deepEqual([data['moveId'], data['phase'], data['parked']], ['m-1', 'parked', parked]);
+  });
+
+  it('show for how long they wait for a host, and what can be done', async () => {
+    const waiting = progress({ phase: 'waiting', waitingFor: 'alpha', waitingSince: NOW - 245_000 });
+    const { stdout } = await command('moves show counter', {
+      api: moving({ snapshots: [snapshot({ progress: waiting })] }),
+    });
+    assert.match(stdout, /Waiting for: +the worker of alpha\n/);
+    assert.match(stdout, /Waiting since: +\S+ \S+ \(4 min 05 s\)\n/);
+    assert.match(stdout, /Goes on: +by itself, when the worker of alpha is back\n/);
+    assert.match(stdout, /Choices:\n {2}vmferry moves cancel 01a20abf-1234 {2}\(call it off; it runs on alpha then\)/);
+  });
+
+  it('show how old the reason is, and each choice with its command', async () => {
+    const parked = { failure: 'NoSpace', reason: 'beta is full', since: NOW - 3_600_000 } as const;
+    const shown = (values: Partial<Parked>): Promise<Outcome> =>
+      command('moves show counter', {
+        api: moving({
+          snapshots: [
+            snapshot({
+              progress: progress({ phase: 'parked', parked: { ...parked, choices: [], released: false, ...values } }),
+            }),
+          ],
+        }),
+      });
+    const before = (await shown({ choices: ['retry', 'return', 'readdress', 'abandon'] })).stdout;
+    assert.match(before, /Parked since: +\S+ \S+ \(1 h 00 min\)\n/);
+    assert.match(before, /Goes on: +by your decision only\n/);
+    assert.match(
+      before,
+      new RegExp(
+        [
+          'Choices:',
+          '  vmferry moves retry 01a20abf-1234  \\(try again at once\\)',
+          '  vmferry moves return 01a20abf-1234  \\(run again on alpha\\)',
+          '  vmferry moves readdress 01a20abf-1234 HOST  \\(go to another host\\)',
+          '  vmferry moves abandon 01a20abf-1234  \\(stay down, saved on alpha\\)',
+        ].join('\n'),
+      ),
+    );
+    const after = (await shown({ choices: ['retry', 'readdress'], released: true })).stdout;
+    assert.match(after, /Goes on: +by itself, once the cause is gone\n/);
+    assert.match(after, /readdress 01a20abf-1234 HOST {2}\(go on on another host, by a fence that the pool key signs/);
   });
 
   it('show from the catalog what Temporal has forgotten', async () => {
@@ -674,6 +731,23 @@ describe('list and delete-all', () => {
     assert.match(stdout, /^Instances:\n[\s\S]*counter[\s\S]*\n\nImages:\n[\s\S]*debian/);
     const data = JSON.parse((await command('list --output json', { api: pool() })).stdout) as Record<string, unknown[]>;
     assert.deepEqual([data['instances']?.length, data['images']?.length], [1, 1]);
+  });
+
+  it('lists the moves that wait, and why', async () => {
+    const api = pool();
+    const failure = { type: 'HostUnreachable', message: 'The worker of host beta is absent' } as const;
+    api.rows.moves = [
+      moveRow('01a20abf-aaaa', { phase: 'parked', failure }),
+      moveRow('01a20abf-bbbb', { phase: 'blackout' }),
+      moveRow('01a20abf-cccc', { phase: null, outcome: 'moved' }),
+    ];
+    const { stdout } = await command('list', { api });
+    assert.match(
+      stdout,
+      /\n\nMoves:\n[\s\S]*01a20abf-aaaa +counter +alpha +beta +parked +\S+ \S+ +The worker of host beta is absent\n$/,
+    );
+    const data = JSON.parse((await command('list --output json', { api })).stdout) as Record<string, unknown[]>;
+    assert.equal(data['moves']?.length, 1);
   });
 
   it('asks, naming what it would delete', async () => {

@@ -149,7 +149,13 @@ describe('progress', () => {
       snapshot({
         progress: progress({
           phase: 'parked',
-          parked: { failure: 'HostUnreachable', reason, since: NOW, choices: ['retry', 'return', 'readdress'] },
+          parked: {
+            failure: 'HostUnreachable',
+            reason,
+            since: NOW,
+            choices: ['retry', 'return', 'readdress'],
+            released: false,
+          },
         }),
       });
     shown.show(tracker.update(parked('beta is gone'), NOW));
