@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import type { Domain } from './hypervisor/hypervisor.ts';
 import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -28,7 +29,8 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
 /**
  * Removes domain and working copies of an instance that this host does not own.
  *
- * @throws OwnershipDecided if it does own it, AlreadyExists if the domain runs: that needs a person
+ * @throws OwnershipDecided if it does own it, AlreadyExists if the domain runs or was not made by vmferry: that needs a
+ *   person
  */
 export async function discardUnowned(host: HostContext, instanceId: InstanceId): Promise<void> {
   const { hypervisor, layout, ledger } = host;
@@ -46,8 +48,22 @@ export async function discardUnowned(host: HostContext, instanceId: InstanceId):
       `domain ${instanceId} runs on ${host.name}, though no release gave it to this host`,
     );
   }
+  if (domain && (await isForeign(host, domain))) {
+    throw new VmferryError(
+      'AlreadyExists',
+      `host ${host.name} has a domain ${domain.name} with the UUID ${instanceId} that vmferry did not make; it is not touched`,
+    );
+  }
   if (domain?.process) await hypervisor.destroy(instanceId);
   await removeGenerations(layout.instance(instanceId));
+}
+
+/** Does it work elsewhere than in this instance's folder? A QEMU that libvirt has lost sight of has no XML to tell. */
+async function isForeign({ hypervisor, layout }: HostContext, domain: Domain): Promise<boolean> {
+  const { instanceId, persistent, state } = domain;
+  if (state === 'shut off' && !persistent) return false;
+  const xml = await hypervisor.domainXml(instanceId, state === 'shut off' ? 'inactive' : 'live');
+  return !xml.includes(`${layout.instance(instanceId)}/`);
 }
 
 /** The folders g1, g2, … that QEMU worked in; ledger and records stay. */

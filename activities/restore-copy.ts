@@ -24,6 +24,8 @@ export interface StagedDisk {
   target: string;
   imageId: string;
   virtualBytes: number;
+  /** What the signed record says of the overlay. Absent on the way back, where the overlay never left this host. */
+  sha256?: string;
 }
 
 /** Written into the members' folder when libvirt has restored the copy: which process it is, and from which bytes. */
@@ -81,7 +83,7 @@ export async function ensurePausedCopy(
   return diskSha256;
 }
 
-/** @throws ForeignBackingFile, DiskMalformed, ImageNotFound before QEMU or qemu-img sees a disk */
+/** @throws ForeignBackingFile, DiskMalformed, ImageNotFound before QEMU or qemu-img sees the disk */
 async function restorePausedCopy(
   host: HostContext,
   instanceId: InstanceId,
@@ -106,7 +108,13 @@ async function restorePausedCopy(
         `host ${host.name} lacks the base image ${disk.imageId} of ${instanceId}`,
       );
     const copy = join(target, `${disk.target}.qcow2`);
-    digests[disk.target] = await sha256File(staged, work);
+    const digest = await sha256File(staged, work);
+    if (disk.sha256 !== undefined && digest !== disk.sha256) {
+      // Opened whole, and altered since: gone, it is opened from the package once more when the move is retried.
+      await rm(staged, { force: true });
+      throw new VmferryError('DiskMalformed', `disk ${staged} is not what the package's record says any more`);
+    }
+    digests[disk.target] = digest;
     await copyFile({ from: staged, to: copy, work });
     await rebaseUnsafe({ path: copy, backing: host.layout.imageDisk(disk.imageId), backingFormat: image.format });
     await check(copy, work.signal);

@@ -13,6 +13,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
+import { diskStream } from './package/format.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy } from './restore-copy.ts';
 
@@ -54,6 +55,9 @@ async function restoreInstance(
       `host ${host.name} has a domain ${instanceId} that no release gave to it; look at it before anything else`,
     );
   }
-  const diskSha256 = await ensurePausedCopy(host, instanceId, generation, folder, origin.disks, work);
-  return answer(diskSha256);
+  const disks = origin.disks.map((disk) => {
+    const stream = origin.streams.find(({ name }) => name === diskStream(disk.target));
+    return { ...disk, ...(stream && { sha256: stream.sha256 }) };
+  });
+  return answer(await ensurePausedCopy(host, instanceId, generation, folder, disks, work));
 }

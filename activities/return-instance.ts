@@ -21,7 +21,7 @@ import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { hasRun, markRun, runCopy } from './resume-instance.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
-import { changedDisk, readSaveRecord, sameProcess } from './save-record.ts';
+import { changedDisk, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
 type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
 
@@ -45,9 +45,15 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
  * @throws PackageNotFound if its RAM is in a package that was not opened
  */
 export async function runTakenBack(host: HostContext, move: MoveRef, work: Work): Promise<How> {
+  const record = await readSaveRecord(host.layout, move.instanceId, move.generation - 1);
+  const how = await run(host, move, record, work);
+  if (record?.autostart) await host.hypervisor.setAutostart(move.instanceId, true);
+  return how;
+}
+
+async function run(host: HostContext, move: MoveRef, record: SaveRecord | null, work: Work): Promise<How> {
   const { hypervisor, layout } = host;
   const { instanceId, generation } = move;
-  const record = await readSaveRecord(layout, instanceId, generation - 1);
   const domain = await hypervisor.find(instanceId);
 
   // Another process that stands paused is a copy that an earlier attempt restored, and that runCopy judges. One that runs was
@@ -58,7 +64,6 @@ export async function runTakenBack(host: HostContext, move: MoveRef, work: Work)
     await hypervisor.abortJob(instanceId);
     await markRun(host, instanceId, generation);
     await hypervisor.resume(instanceId);
-    if (record?.autostart) await hypervisor.setAutostart(instanceId, true);
     return untouched ? 'never stopped' : 'resumed';
   }
 
