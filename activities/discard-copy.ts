@@ -66,10 +66,11 @@ async function isForeign({ hypervisor, layout }: HostContext, domain: Domain): P
   return !xml.includes(`${layout.instance(instanceId)}/`);
 }
 
-/** The folders g1, g2, … that QEMU worked in; ledger and records stay. */
-export async function removeGenerations(instanceFolder: string): Promise<void> {
+/** The folders g1, g2, … that QEMU worked in, or those `below` a generation; ledger and records stay. */
+export async function removeGenerations(instanceFolder: string, below = Infinity): Promise<void> {
   if (!(await exists(instanceFolder))) return;
   for (const name of await readdir(instanceFolder)) {
-    if (/^g[0-9]+$/.test(name)) await rm(join(instanceFolder, name), { recursive: true, force: true });
+    const generation = Number(/^g([0-9]+)$/.exec(name)?.[1] ?? Infinity);
+    if (generation < below) await rm(join(instanceFolder, name), { recursive: true, force: true });
   }
 }

@@ -16,7 +16,7 @@ import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
 import { newSessionKey } from './package/cipher.ts';
 import { addressPackage } from './package/envelope.ts';
-import { CONFIG_STREAM, diskStream, envelopeName, SNAPSHOT_STREAM } from './package/format.ts';
+import { CONFIG_STREAM, diskStream, SNAPSHOT_STREAM } from './package/format.ts';
 import { sealPackage } from './package/seal.ts';
 import { packageFacts, verifyPackage } from './package/verify.ts';
 import { createRecord, exists, makeDirectory, readJson } from './records/durable.ts';
@@ -43,9 +43,7 @@ async function encryptPackage(
 
   if (await exists(target)) {
     const { origin } = await readMovedEnvelope(host, input);
-    if (destination && !(await exists(join(target, envelopeName(destination.fingerprint))))) {
-      await addressPackage({ folder: target, keys, pool, senderRecord, destination });
-    }
+    if (destination) await addressPackage({ folder: target, keys, pool, senderRecord, destination });
     return verifyPackage({ folder: target, origin, work });
   }
 

@@ -1,13 +1,15 @@
 /**
  * Step 14 [both]: sets the guest's clock, removes what only this move needed. The sealed package stays on both sides until it is deleted.
  * Everything removed lies under a name that carries the move's id, or is a working copy of an instance that this host
- * has given away. Idempotent.
+ * has given away, or runs from a later one. Idempotent.
  */
 import { rm } from 'node:fs/promises';
-import { packageGeneration, type HostActivities } from '../workflows/contract.ts';
+import { dirname } from 'node:path';
+import { packageGeneration, type HostActivities, type MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
+import { describeDomain } from './hypervisor/domain-xml.ts';
 import { passed } from './marks.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
@@ -38,10 +40,27 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
           await removeGenerations(layout.instance(instanceId));
         }
       }
+      if (outcome === 'returned') await removeOutlived(host, input);
       await passed('settled');
       await rm(layout.move(moveId), { recursive: true, force: true });
       // A move that was called off while it sealed has no use for the half.
       if (role === 'source') await rm(`${layout.package(packageId)}.partial`, { recursive: true, force: true });
       await rm(layout.stage(moveId), { recursive: true, force: true });
     });
+}
+
+/**
+ * An instance that was restored on the way back runs from copies of its own, in the folder of its new generation; one that
+ * never stopped goes on where it was. So only what the domain itself says is believed.
+ */
+async function removeOutlived({ hypervisor, layout }: HostContext, { instanceId, generation }: MoveRef): Promise<void> {
+  if (!(await hypervisor.find(instanceId))?.persistent) return;
+  const folder = layout.generation(instanceId, generation);
+  const descriptions = [
+    await hypervisor.domainXml(instanceId, 'live'),
+    await hypervisor.domainXml(instanceId, 'inactive'),
+  ];
+  const files = descriptions.map(describeDomain).flatMap(({ disks }) => disks.map(({ path }) => path));
+  const moved = files.length > 0 && files.every((file) => dirname(file) === folder);
+  if (moved) await removeGenerations(layout.instance(instanceId), generation);
 }

@@ -17,7 +17,7 @@ import {
 import { z } from 'zod';
 import type { HostRecord, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { writeDurable } from '../records/durable.ts';
+import { exists, writeDurable } from '../records/durable.ts';
 import type { HostKeys } from '../trust/keys.ts';
 import { PROFILE } from '../trust/openpgp-profile.ts';
 import { keyOfRecord } from '../trust/pool-key.ts';
@@ -121,7 +121,8 @@ export async function readEnvelope(options: {
 }
 
 /**
- * Adds an envelope for another host to a package that this host can read. Atomic; replaces one for the same host.
+ * Adds an envelope for another host to a package that this host can read. Atomic; one that is there for the same host stays
+ * as it is, for nothing of a sealed package is ever written again.
  *
  * @param senderRecord this host's own certified record
  */
@@ -133,6 +134,7 @@ export async function addressPackage(options: {
   destination: HostRecord;
 }): Promise<void> {
   const { folder, keys, pool, senderRecord, destination } = options;
+  if (await exists(join(folder, envelopeName(destination.fingerprint)))) return;
   const { origin, originText, sessionKey } = await readEnvelope({ folder, keys, pool });
   await writeEnvelope({
     folder,

@@ -113,7 +113,7 @@ export class Pool {
       }
       const instance = this.testbed.outside(host, `/var/lib/vmferry/instances/${guest.id}`);
       const copies = existsSync(instance) ? (await readdir(instance)).filter((name) => /^g[0-9]+$/.test(name)) : [];
-      if (host !== owner && copies.length > 0) found.push(`${host} keeps working copies ${copies.join(', ')}`);
+      if (copies.length !== (host === owner ? 1 : 0)) found.push(`${host} keeps working copies ${copies.join(', ')}`);
       const network = (await this.testbed.exec(host, ['virsh', '-q', 'net-dumpxml', 'guests'])).stdout;
       if (network.includes(`'${guest.ip}'`) !== (host === owner)) {
         found.push(`${host} ${host === owner ? 'lacks' : 'keeps'} the DHCP entry of ${guest.ip}`);

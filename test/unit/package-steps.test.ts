@@ -146,7 +146,11 @@ await test('a package that was sealed for nobody else is addressed when a destin
   await run(encrypt, { ...move, destination: beta.signedRecord });
   assert.equal((await envelopes()).length, 2);
   const { packageId, instanceId } = move;
-  await run(createReaddressPackage(contextOf(alpha)), { packageId, instanceId, destination: gamma.signedRecord });
+  const readdress = { packageId, instanceId, destination: gamma.signedRecord };
+  await run(createReaddressPackage(contextOf(alpha)), readdress);
+  const envelope = await readFile(join(folder, envelopeName(gamma.keys.fingerprint)));
+  await run(createReaddressPackage(contextOf(alpha)), readdress);
+  assert.deepEqual(await readFile(join(folder, envelopeName(gamma.keys.fingerprint))), envelope, 'never written again');
   await carried(packageId, alpha, gamma);
   await run(createOpenPackage(contextOf(gamma)), { ...move, source: alpha.signedRecord });
 });
