@@ -1,7 +1,8 @@
 /** Questions about ownership that several steps ask before they act. */
-import type { MoveRef } from '../workflows/contract.ts';
+import type { InstanceId, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { readSaveRecord } from './save-record.ts';
 import type { Owned } from './trust/ledger.ts';
 
 /**
@@ -20,4 +21,20 @@ export async function requireOwned(host: HostContext, move: MoveRef): Promise<Ow
     );
   }
   return owned;
+}
+
+/**
+ * No move has stopped this generation here. Every step that lets an instance run asks this first: this host may own the
+ * generation still, but once a later move has begun to save it, a call that was thought dead and wakes now would run it on
+ * behind a save that is complete, or boot it beside one.
+ *
+ * @throws StaleGeneration
+ */
+export async function requireNotStopped(host: HostContext, instanceId: InstanceId, generation: number): Promise<void> {
+  const stopped = await readSaveRecord(host.layout, instanceId, generation);
+  if (!stopped) return;
+  throw new VmferryError(
+    'StaleGeneration',
+    `generation ${generation} of instance ${instanceId} was stopped on ${host.name} by move ${stopped.moveId} since`,
+  );
 }

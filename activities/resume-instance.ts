@@ -18,6 +18,7 @@ import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { exists, writeRecord } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
+import { requireNotStopped } from './ownership.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { openIntoStage } from './open-package.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
@@ -27,6 +28,7 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
     withHeartbeat('resumeInstance', (work) =>
       withInstanceLock(host.layout, input.instanceId, async () => {
         const { instanceId, generation, packageId, release, source } = input;
+        await requireNotStopped(host, instanceId, generation);
         const fence = input.fence?.at(-1);
         if (fence === undefined) await host.ledger.takeOver({ instanceId, generation, packageId, release, source });
         else await host.ledger.takeOverByFence({ instanceId, generation, packageId, fence });

@@ -16,6 +16,7 @@ import type { HostContext } from './host-context.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { imageOfOverlay } from './images.ts';
 import { passed } from './marks.ts';
+import { requireNotStopped } from './ownership.ts';
 import { exists } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -29,6 +30,7 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
   return (move) =>
     withHeartbeat('returnInstance', (work) =>
       withInstanceLock(host.layout, move.instanceId, async () => {
+        await requireNotStopped(host, move.instanceId, move.generation);
         const { generation } = await host.ledger.takeBack(move);
         await passed('taken-back');
         return { generation, how: await runTakenBack(host, move, work) };

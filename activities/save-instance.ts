@@ -5,10 +5,10 @@
  * - before the record: nothing happened; it begins anew.
  * - after the record, guest running: it suspends and saves.
  * - guest paused, no complete file, a job of libvirt's under way: libvirt goes on without us; the job is ended and the
- *   save begins anew, for nobody watched what it wrote.
+ *   save begins anew, for nobody watched what it wrote. A job that can be ended no more is waited for: see the next but one.
  * - guest paused beside a complete file that the record does not know (libvirtd died between file and QEMU's end): the
- *   file is not believed. The guest is resumed for an instant, which is its right while nothing was released, and saved
- *   again.
+ *   file is not believed. It is removed, then the guest is resumed for an instant, which is its right while nothing was
+ *   released, and saved again.
  * - QEMU gone and the file complete: the guest was suspended before and cannot have run since; the file is taken.
  * - QEMU gone and no complete file: the host lost power. Nothing can be saved; the way back boots the instance.
  * - the record says saved: the same answer again.
@@ -23,6 +23,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
+import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
@@ -52,14 +53,15 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   const record = known ?? (await beginRecord(host, move, owned));
   await passed('recorded');
   const stoppedAt = performance.now();
-  const domain = await hypervisor.find(move.instanceId);
+  const domain = await (known ? endJob(host, move, work) : hypervisor.find(move.instanceId));
   if (domain?.process) {
     await hypervisor.setAutostart(move.instanceId, false);
-    if (known) await hypervisor.abortJob(move.instanceId);
+    // For good, and before the guest can go on: a complete file beside no QEMU is taken for its last state.
+    await rm(snapshot, { force: true });
+    await syncDirectory(layout.move(move.moveId));
     if (known && domain.state === 'paused') await hypervisor.resume(move.instanceId);
     await hypervisor.suspend(move.instanceId);
     await passed('suspended');
-    await rm(snapshot, { force: true });
     await writeSaveFile(host, move, snapshot, work);
   } else if ((await saveFileState(snapshot)) !== 'complete') {
     throw new VmferryError(
@@ -76,6 +78,21 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   record.saved = { bytes, stoppedMillis: performance.now() - stoppedAt };
   await writeSaveRecord(layout, move.instanceId, owned, record);
   return { stoppedMillis: record.saved.stoppedMillis, saveBytes: bytes };
+}
+
+/**
+ * Ends the save that an attempt before this one began. One that is past its last byte cannot be ended: then libvirt is
+ * about to end QEMU, and the file is all that will be left of the RAM, so it is waited for.
+ *
+ * @returns the domain, with no job under way: a QEMU that is there now stays
+ */
+async function endJob({ hypervisor }: HostContext, { instanceId }: MoveRef, work: Work): Promise<Domain | null> {
+  await hypervisor.abortJob(instanceId);
+  while (await hypervisor.saveProgress(instanceId)) {
+    work.signal.throwIfAborted();
+    await sleep(20);
+  }
+  return hypervisor.find(instanceId);
 }
 
 /** Written while the guest still runs: from here on the way back knows what to restore. */

@@ -3,7 +3,9 @@
  * whoever runs it owns generation 1.
  *
  * How it can die half way: everything up to the start is made anew or found equal; a running domain that the ledger
- * knows is the finished work of the attempt before.
+ * knows is the finished work of the attempt before. `resumed-1.json` is written just before the start. Once it is there
+ * the disk is never made again, for the guest may have written to it: an instance that is gone then is booted from it,
+ * unless a move has stopped it.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,6 +19,8 @@ import { newDomainXml } from './hypervisor/domain-xml.ts';
 import { readImage } from './images.ts';
 import { makeDirectory, syncDirectory } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
+import { requireNotStopped } from './ownership.ts';
+import { hasRun, markRun } from './resume-instance.ts';
 
 export function createSpawnInstance(host: HostContext): HostActivities['spawnInstance'] {
   return ({ instanceId, spec, address }) =>
@@ -39,6 +43,11 @@ async function spawnInstance(
     throw new VmferryError('AlreadyExists', `host ${host.name} has a domain ${instanceId} that vmferry did not make`);
   }
   if (found?.process && owned) return { generation: owned.generation };
+  if (owned?.generation === 1 && (await hasRun(host, instanceId, 1))) {
+    await requireNotStopped(host, instanceId, 1);
+    await hypervisor.start(instanceId);
+    return { generation: 1 };
+  }
 
   const image = await readImage(layout, spec.imageId);
   if (!image) throw new VmferryError('ImageNotFound', `host ${host.name} does not hold image ${spec.imageId}`);
@@ -86,6 +95,7 @@ async function spawnInstance(
       serialLog: join(folder, 'serial.log'),
     }),
   );
+  await markRun(host, instanceId, generation);
   await hypervisor.start(instanceId);
   return { generation };
 }
