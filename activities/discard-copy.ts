@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { diskFiles } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
 import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
@@ -63,7 +64,7 @@ async function isForeign({ hypervisor, layout }: HostContext, domain: Domain): P
   const { instanceId, persistent, state } = domain;
   if (state === 'shut off' && !persistent) return false;
   const xml = await hypervisor.domainXml(instanceId, state === 'shut off' ? 'inactive' : 'live');
-  return !xml.includes(`${layout.instance(instanceId)}/`);
+  return !diskFiles(xml).some((path) => path.startsWith(`${layout.instance(instanceId)}/`));
 }
 
 /** The folders g1, g2, … that QEMU worked in, or those `below` a generation; ledger and records stay. */
