@@ -157,7 +157,7 @@ export function hypervisorContract(name: string, openHarness: () => Promise<Hype
       await tidy();
     });
 
-    test('restores with the vCPUs stopped, from a file that stays as it is', async () => {
+    test('f26: restores with the vCPUs stopped, from a file that stays as it is', async () => {
       await saved();
       const digest = async (): Promise<string> =>
         createHash('sha256')
@@ -238,7 +238,7 @@ export function hypervisorContract(name: string, openHarness: () => Promise<Hype
       await tidy();
     });
 
-    test('compares requirements with what the host offers', async () => {
+    test('f22: f24: compares requirements with what the host offers', async () => {
       const { qemuVersion } = await hypervisor.facts();
       const own: Requirements = {
         ...describeDomain(await hypervisor.domainXml(id, 'inactive')).requirements,

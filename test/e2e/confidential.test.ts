@@ -39,7 +39,7 @@ describe('nobody but the two hosts sees the guest', { skip: cannotRun }, () => {
   });
   after(() => pool.down());
 
-  it('leaves no trace of a marker in RAM and on disk in Temporal, in the catalog or on the wire', async () => {
+  it('f32: leaves no trace of a marker in RAM and on disk in Temporal, in the catalog or on the wire', async () => {
     const marker = `marker-${randomBytes(16).toString('hex')}`;
     await pool.testbed.guestGet('alpha', guest.ip, `/marker?text=${marker}`);
     const capture = join(pool.testbed.directory, 'wire.pcap');

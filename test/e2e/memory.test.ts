@@ -19,7 +19,7 @@ describe('a worker’s memory does not grow with the guest', { skip: cannotRun }
   });
   after(() => pool.down());
 
-  it('stays below 300 MB while a guest of 2 GiB moves', async () => {
+  it('f34: stays below 300 MB while a guest of 2 GiB moves', async () => {
     await pool.testbed.guestGet('alpha', guest.ip, '/fill?mib=1200');
     await pool.ok('instances', 'migrate', guest.id, 'beta');
     const peaks = pool.testbed

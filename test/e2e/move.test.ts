@@ -68,7 +68,7 @@ describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
     await pool.testbed.exec('beta', ['rm', '-r', copy]);
   });
 
-  it('has a sound qcow2 file at the destination', async () => {
+  it('f37: has a sound qcow2 file at the destination', async () => {
     const { stdout } = await pool.testbed.exec('beta', [
       'bash',
       ...['-c', 'for d in "$1"/*.qcow2; do qemu-img check -U -f qcow2 "$d" || exit 1; done', 'check'],

@@ -62,7 +62,7 @@ describe('a restore that fails is retried from the preserved package', { skip: c
   });
 
   for (const [cause, { break: breakIt, mend }] of Object.entries(CAUSES)) {
-    it(`succeeds when the cause is gone: ${cause}`, async () => {
+    it(`f26: succeeds when the cause is gone: ${cause}`, async () => {
       const state = (host: string, path: string): string => pool.testbed.outside(host, `/var/lib/vmferry/${path}`);
       const before = await pool.testbed.guestStatus(here, guest.ip);
       const early = await pool.hold(there, 'restoreInstance', 'before');
@@ -99,7 +99,7 @@ describe('a restore that fails is retried from the preserved package', { skip: c
     });
   }
 
-  it('brings the VM back when the cause stays', async () => {
+  it('f5: brings the VM back when the cause stays', async () => {
     const before = await pool.testbed.guestStatus(here, guest.ip);
     const held = await pool.hold(there, 'restoreInstance', 'before');
     const move = pool.cli('instances', 'migrate', guest.id, there, '--retry-window', '5');

@@ -331,7 +331,7 @@ await describe('moves in the catalog', { skip: await postgresMissing() }, () => 
       });
     });
 
-    test('a move that its workflow left behind does not keep the instance busy for ever', async () => {
+    test('f12: a move that its workflow left behind does not keep the instance busy for ever', async () => {
       const lost = await openMove(catalog, instanceId, 'beta');
       const request = { kind: 'migrate', instanceId, destination: 'gamma' } as const;
       await assert.rejects(control.planMove(request), { type: 'InstanceBusy' });

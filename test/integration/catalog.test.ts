@@ -110,7 +110,7 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       assert.deepEqual((await control.findImage({ imageId: image.id })).image, image);
     });
 
-    test('an image that is needed stays where it is needed, and goes elsewhere', async () => {
+    test('f20: an image that is needed stays where it is needed, and goes elsewhere', async () => {
       const { id: imageId } = imageOf('1');
       await control.recordImage({ image: imageOf('1'), host: 'beta' });
       const web = await addInstance(catalog, 'web', 'alpha');
@@ -126,7 +126,7 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       await assert.rejects(control.findImage({ imageId }), { type: 'ImageNotFound' });
     });
 
-    test('an image is needed at the destination from the reservation of a move to its end', async () => {
+    test('f20: an image is needed at the destination from the reservation of a move to its end', async () => {
       const { id: imageId } = imageOf('1');
       await control.recordImage({ image: imageOf('1'), host: 'beta' });
       const web = await addInstance(catalog, 'web', 'alpha');
@@ -185,7 +185,7 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       assert.deepEqual([await ipOf('d'), await ipOf('e')], ['10.77.0.3', '10.77.0.5']);
     });
 
-    test('a hundred reservations at once, from several workers, give a hundred addresses without a gap', async () => {
+    test('f16: a hundred reservations at once, from several workers, give a hundred addresses without a gap', async () => {
       const workers = [catalog, openCatalog(catalog.url), openCatalog(catalog.url)];
       try {
         const answers = await Promise.all(
@@ -231,7 +231,7 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       assert.equal((await control.reserveInstance(spawnInput('web', 'alpha'))).address.ip, '10.77.0.2');
     });
 
-    test('an image is never forgotten under an instance that comes at the same moment', async () => {
+    test('f20: an image is never forgotten under an instance that comes at the same moment', async () => {
       const { id: imageId } = imageOf('1');
       await Promise.all(
         Array.from({ length: 60 }, async (_, i) => {

@@ -53,7 +53,7 @@ describe('Disks, as qemu-img makes and reads them', { skip }, () => {
     );
   });
 
-  test('contradictory tables are found', async () => {
+  test('f37: contradictory tables are found', async () => {
     await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 5 0 1M', path]);
     await check(path);
     // The refcount table's first entry: every cluster is said to be free.

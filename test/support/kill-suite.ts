@@ -86,5 +86,14 @@ export function killSuite(victim: Victim): void {
         [source, destination] = [destination, source];
       });
     }
+
+    it('f2: leaves no move that has not come to an end', async () => {
+      const moves = await pool.ok<{ outcome: string | null }[]>('moves', 'list', '--instance', guest.id);
+      assert.deepEqual(
+        moves.map(({ outcome }) => outcome),
+        MOVE_STEPS.map(() => 'moved'),
+      );
+      assert.deepEqual(await pool.ok('moves', 'list', '--open'), []);
+    });
   });
 }

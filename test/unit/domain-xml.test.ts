@@ -300,7 +300,7 @@ describe('domain XML from elsewhere', () => {
     ],
   ];
   for (const [what, xml, said] of HOSTILE) {
-    test(`is refused with ${what}`, () => {
+    test(`f36: is refused with ${what}`, () => {
       assert.throws(() => checkForeignXml(xml), refused('DomainXmlRefused', said));
       assert.throws(() => rebindDomain(xml, BINDING), refused('DomainXmlRefused', said));
       assert.throws(() => refuseUnsupported(xml), refused('UnsupportedDevice', said));

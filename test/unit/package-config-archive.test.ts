@@ -62,7 +62,7 @@ await test('the archive that packing writes is read back member by member', asyn
   for (const { name } of members) assert.deepEqual(await readFile(join(target, name)), FILES[name]);
 });
 
-await test('anything but the listed members, in order, as plain files of the listed size, is refused', async (t) => {
+await test('f30: anything but the listed members, in order, as plain files of the listed size, is refused', async (t) => {
   const long = 'a'.repeat(150);
   const none = Buffer.alloc(0);
   const whole = await tar(entry('libvirt.xml'), entry('kernel'));
@@ -106,13 +106,13 @@ await test('anything but the listed members, in order, as plain files of the lis
   await extracted(t, whole, listed('libvirt.xml', 'kernel'));
 });
 
-await test('a name that hides more behind a NUL is refused', async (t) => {
+await test('f30: a name that hides more behind a NUL is refused', async (t) => {
   const archive = await tar(entry('libvirt.xml'));
   archive.write('/../x', 'libvirt.xml'.length + 1, 'latin1');
   await refused('ForbiddenMember', extracted(t, archive, listed('libvirt.xml')));
 });
 
-await test('nothing is written when the archive is not in order, however late that shows', async (t) => {
+await test('f30: nothing is written when the archive is not in order, however late that shows', async (t) => {
   const directory = await temporary(t);
   const path = join(await temporary(t), 'config.tar');
   await writeFile(path, await tar(entry('libvirt.xml'), entry('kernel'), entry('initrd')));
@@ -120,14 +120,14 @@ await test('nothing is written when the archive is not in order, however late th
   assert.deepEqual(await readdir(directory), []);
 });
 
-await test('an archive that is itself a link is refused', async (t) => {
+await test('f30: an archive that is itself a link is refused', async (t) => {
   const directory = await temporary(t);
   await writeFile(join(directory, 'real.tar'), await tar(entry('libvirt.xml')));
   await symlink(join(directory, 'real.tar'), join(directory, 'config.tar'));
   await refused('ForbiddenMember', extractConfig(join(directory, 'config.tar'), listed('libvirt.xml'), directory));
 });
 
-await test('whatever byte of an archive changes, it is refused or gives the same files', async (t) => {
+await test('f30: whatever byte of an archive changes, it is refused or gives the same files', async (t) => {
   const archive = await tar(entry('libvirt.xml'), entry('kernel'));
   const members = listed('libvirt.xml', 'kernel');
   const directory = await temporary(t);

@@ -90,7 +90,7 @@ await test('empty stretches of a guest’s memory take no space', async (t) => {
   assert.equal(sha256(await readFile(join(target, MEMBER.snapshot))), sha256(snapshot));
 });
 
-await test('whatever byte of whatever segment changes, it is found before anything is decrypted', async (t) => {
+await test('f9: f32: whatever byte of whatever segment changes, it is found before anything is decrypted', async (t) => {
   const w = await world(t);
   const segments = [...segmentsOf(w.origin)];
   const cipher = new SegmentCipher(w.sessionKey);
@@ -161,7 +161,7 @@ const DAMAGE: Record<string, { type: FailureType; damage: (w: World) => Promise<
   },
 };
 for (const [name, { type, damage }] of Object.entries(DAMAGE)) {
-  await test(`${name} is refused, by opening and by verifying`, async (t) => {
+  await test(`f9: ${name} is refused, by opening and by verifying`, async (t) => {
     const w = await world(t);
     await damage(w);
     await refused(type, w.open());
@@ -173,7 +173,7 @@ for (const [name, { type, damage }] of Object.entries(DAMAGE)) {
   });
 }
 
-await test('segments of equal length that were exchanged are recognised as such', async (t) => {
+await test('f32: segments of equal length that were exchanged are recognised as such', async (t) => {
   const pool = await testPool(t);
   // Incompressible pieces of equal size: AEAD alone would take one for the other.
   const members = {
@@ -195,7 +195,7 @@ await test('segments of equal length that were exchanged are recognised as such'
   await refused('SegmentMisplaced', checkSegment(one, { stream: 'disk-vdb', index: 0 }, origin));
 });
 
-await test('anything in the folder that the record does not list is refused by verifying', async (t) => {
+await test('f30: anything in the folder that the record does not list is refused by verifying', async (t) => {
   const w = await world(t);
   const more: Record<string, () => Promise<unknown>> = {
     'a segment too many': () => writeFile(join(w.folder, 'snapshot', '000002.seg'), 'x'),
@@ -272,7 +272,7 @@ await test('what a certified but hostile source signs is still judged by what it
   await assertOpened(w);
 });
 
-await test('a record whose members are not those of the archive is refused, and no member appears', async (t) => {
+await test('f30: a record whose members are not those of the archive is refused, and no member appears', async (t) => {
   const w = await world(t);
   const { members } = w.origin;
   const [xml, kernel, initrd] = members;
@@ -290,7 +290,7 @@ await test('a record whose members are not those of the archive is refused, and 
   await assertOpened(w);
 });
 
-await test('whatever instant the opener dies at, the next attempt ends the work and keeps what was whole', async (t) => {
+await test('f33: whatever instant the opener dies at, the next attempt ends the work and keeps what was whole', async (t) => {
   const w = await world(t);
   for (let count = 1; ; count++) {
     await rm(w.target, { recursive: true, force: true });

@@ -106,7 +106,7 @@ await test('whatever instant the packer dies at, the next one ends the work and 
   }
 });
 
-await test('a piece that an earlier attempt left damaged, cut or from another source is not kept', async (t) => {
+await test('f33: a piece that an earlier attempt left damaged, cut or from another source is not kept', async (t) => {
   const directory = await temporary(t);
   await writeFile(join(directory, 'source'), sample);
   await pack(directory);

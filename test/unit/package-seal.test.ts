@@ -85,7 +85,7 @@ await test('a sealed package verifies for each of its readers, and its record’
   }
 });
 
-await test('nothing that was packed can be read in the package', async (t) => {
+await test('f32: nothing that was packed can be read in the package', async (t) => {
   const { target, seal } = await sealing(t);
   await seal();
   for (const name of await readdir(target, { recursive: true })) {
@@ -140,7 +140,7 @@ await test('segments that an earlier attempt left damaged, exchanged or under an
   }
 });
 
-await test('leftovers of another attempt are not sealed in', async (t) => {
+await test('f33: leftovers of another attempt are not sealed in', async (t) => {
   const { alpha, target, partial, seal } = await sealing(t);
   await mkdir(join(partial, 'disk-vdb'), { recursive: true });
   await mkdir(join(partial, 'snapshot'));

@@ -262,7 +262,7 @@ const ATTACKS: Record<string, { type: FailureType; attack: (scene: Attack) => Pr
   },
 };
 for (const [name, { type, attack }] of Object.entries(ATTACKS)) {
-  await test(`${name}: refused as ${type} before anything of libvirt is touched`, async (t) => {
+  await test(`f32: ${name}: refused as ${type} before anything of libvirt is touched`, async (t) => {
     const scene = await world(t);
     const sample = await samplePackage(scene.alpha, [scene.beta]);
     await carried(sample.packageId, scene.alpha, scene.beta);
@@ -276,7 +276,7 @@ for (const [name, { type, attack }] of Object.entries(ATTACKS)) {
 }
 
 for (const name of ['../libvirt.xml', '/etc/cron.d/vmferry']) {
-  await test(`an archive with a member ${name}: refused as ForbiddenMember, and nothing is written anywhere`, async (t) => {
+  await test(`f30: an archive with a member ${name}: refused as ForbiddenMember, and nothing is written anywhere`, async (t) => {
     const { alpha, beta } = await world(t);
     const archive = pack();
     archive.entry({ name }, '<domain/>');

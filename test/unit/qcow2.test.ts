@@ -82,7 +82,7 @@ describe('an overlay', () => {
     }
   });
 
-  test('is refused with any other base than the one expected', async () => {
+  test('f31: is refused with any other base than the one expected', async () => {
     for (const backing of [
       '',
       '/etc/shadow',
@@ -150,7 +150,7 @@ describe('an overlay', () => {
     ['half a header', () => overlay().subarray(0, 90), /outside|within its header/],
   ];
   for (const [what, file, said] of CASES) {
-    test(`is refused with ${what}`, async () => {
+    test(`f31: is refused with ${what}`, async () => {
       await writeFile(path, file());
       await assert.rejects(
         checkOverlay(path, { backing: BACKING, virtualBytes: SIZE }),
@@ -159,7 +159,7 @@ describe('an overlay', () => {
     });
   }
 
-  test('whatever its bytes, is read or refused', async () => {
+  test('f31: whatever its bytes, is read or refused', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.tuple(fc.integer({ min: 4, max: 300 }), fc.integer({ min: 0, max: 255 })), {

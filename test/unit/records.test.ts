@@ -139,7 +139,7 @@ describe('the lock of an instance', () => {
     assert.equal(await withInstanceLock(layout, 'one', () => Promise.resolve('next'), { wait: 0 }), 'next');
   });
 
-  test('ends with the process that holds it, however that ends', async () => {
+  test('f12: ends with the process that holds it, however that ends', async () => {
     const lock = new URL('../../activities/records/lock.ts', import.meta.url).href;
     const layout = new URL('../../activities/records/layout.ts', import.meta.url).href;
     const program = `

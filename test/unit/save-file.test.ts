@@ -107,7 +107,7 @@ describe('a save file', () => {
 });
 
 describe('a rewritten header', () => {
-  test('has the new XML and the same cookie, and not a byte of RAM has changed', async () => {
+  test('f25: has the new XML and the same cookie, and not a byte of RAM has changed; what does not fit is refused', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.string({ unit: 'grapheme', maxLength: 3000 }).filter((text) => !hasControl(text)),

@@ -83,7 +83,7 @@ await test('whenever the source dies while it takes an instance back, it owns ex
   assert.deepEqual([...outcomes].sort(), [1, 2]);
 });
 
-await test('whenever the source dies while it releases, the instance was released once and for all or not at all', async (t) => {
+await test('f38: whenever the source dies while it releases, the instance was released once and for all or not at all', async (t) => {
   const pool = await testPool(t);
   const hosts = { alpha: await pool.host('alpha'), beta: await pool.host('beta') };
   const outcomes = new Set<string>();

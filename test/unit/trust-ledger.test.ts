@@ -161,7 +161,7 @@ await test('only the owner releases, takes back or ends', async (t) => {
   await refused('NotOwner', alpha.ledger.end(randomUUID()));
 });
 
-await test('what was taken back can never be released, and what was released never taken back', async (t) => {
+await test('f4: what was taken back can never be released, and what was released never taken back', async (t) => {
   const { alpha, beta, gamma } = await world(t);
   for (const first of ['takeBack', 'release'] as const) {
     const instanceId = randomUUID();
@@ -184,7 +184,7 @@ await test('what was taken back can never be released, and what was released nev
   }
 });
 
-await test('of a release and a return at the same instant exactly one is made', async (t) => {
+await test('f1: f38: of a release and a return at the same instant exactly one is made', async (t) => {
   const { alpha, beta } = await world(t);
   const winners = new Set<string>();
   for (let round = 0; round < 20; round++) {
@@ -215,7 +215,7 @@ await test('releases at the same instant are all the same text', async (t) => {
   assert.equal(new Set(releases).size, 1);
 });
 
-await test('without a release a destination never owns', async (t) => {
+await test('f6: without a release a destination never owns', async (t) => {
   const { alpha, beta } = await world(t);
   const instanceId = randomUUID();
   await alpha.ledger.spawn(instanceId);
@@ -303,7 +303,7 @@ await test('packages accepted at the same instant leave only the newest acceptab
   assert.deepEqual(results.map(({ status }) => status).sort(), ['fulfilled', 'rejected']);
 });
 
-await test('a host that moved on refuses to be told again that it may run the instance', async (t) => {
+await test('f4: a host that moved on refuses to be told again that it may run the instance', async (t) => {
   const { alpha, beta, gamma } = await world(t);
   const instanceId = randomUUID();
   const { chain } = await alpha.ledger.spawn(instanceId);

@@ -9,14 +9,7 @@ import {
   type WorkflowHandle,
   type WorkflowHandleWithFirstExecutionRunId,
 } from '@temporalio/client';
-import {
-  bundleWorkflowCode,
-  DefaultLogger,
-  NativeConnection,
-  Runtime,
-  Worker,
-  type WorkflowBundle,
-} from '@temporalio/worker';
+import { bundleWorkflowCode, DefaultLogger, NativeConnection, Worker, type WorkflowBundle } from '@temporalio/worker';
 import {
   CONTROL_QUEUE,
   hostQueue,
@@ -34,21 +27,10 @@ import {
 import { createFakeControlActivities } from '../fakes/control-activities.ts';
 import { createFakeHostActivities } from '../fakes/host-activities.ts';
 import { FakePool, type Scenario } from '../fakes/scenario.ts';
+import { quietRuntime } from '../support/quiet-runtime.ts';
 import { startTemporal, type TestTemporal } from '../support/temporal.ts';
 
 export const WORKFLOWS = fileURLToPath(new URL('../../workflows/index.ts', import.meta.url));
-
-let runtimeInstalled = false;
-
-/** Workers tell of every failed activity, and these tests fail thousands on purpose. */
-export function quietRuntime(): void {
-  if (!runtimeInstalled)
-    Runtime.install({
-      logger: new DefaultLogger('ERROR'),
-      telemetryOptions: { logging: { filter: 'OFF', forward: {} } },
-    });
-  runtimeInstalled = true;
-}
 
 export class Harness {
   readonly pool = new FakePool();

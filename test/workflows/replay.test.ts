@@ -11,7 +11,8 @@ import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode, DefaultLogger, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { DeterminismViolationError } from '@temporalio/workflow';
 import { HISTORIES, readHistory } from '../histories/history-file.ts';
-import { quietRuntime, WORKFLOWS } from './harness.ts';
+import { quietRuntime } from '../support/quiet-runtime.ts';
+import { WORKFLOWS } from './harness.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 

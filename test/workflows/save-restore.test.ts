@@ -307,7 +307,7 @@ describe('the short workflows', { skip }, () => {
     assert.equal(facts.bytes, SIZES.sealed);
   });
 
-  test('deleteImage refuses while an instance needs it', async () => {
+  test('f20: deleteImage refuses while an instance needs it', async () => {
     const { pool } = harness;
     pool.common.imageHosts = ['alpha', 'beta'];
     pool.common.calls.length = 0;
