@@ -11,8 +11,10 @@ import { VmferryError } from '../workflows/failures.ts';
 import { copyFile } from './disk/copy.ts';
 import { inspectQcow2 } from './disk/qcow2.ts';
 import { rebaseUnsafe } from './disk/qemu-img.ts';
+import { endJob } from './end-job.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { imageOfOverlay } from './images.ts';
 import { passed } from './marks.ts';
@@ -56,17 +58,15 @@ export async function runTakenBack(host: HostContext, move: MoveRef, work: Work)
 async function run(host: HostContext, move: MoveRef, record: SaveRecord | null, work: Work): Promise<How> {
   const { hypervisor, layout } = host;
   const { instanceId, generation } = move;
-  const domain = await hypervisor.find(instanceId);
-
   // Another process that stands paused is a copy that an earlier attempt restored, and that runCopy judges. One that runs was
   // started by somebody since, and goes on: this host owns it.
-  const original = domain?.process && (!record || sameProcess(domain.process, record.process));
-  if (original || domain?.state === 'running') {
-    const untouched = domain.state === 'running';
-    await hypervisor.abortJob(instanceId);
+  const goesOn = (domain: Domain | null): boolean =>
+    domain?.state === 'running' || (domain?.process ? !record || sameProcess(domain.process, record.process) : false);
+  const domain = await hypervisor.find(instanceId);
+  if (goesOn(domain) && goesOn(await endJob(host, instanceId, work))) {
     await markRun(host, instanceId, generation);
     await hypervisor.resume(instanceId);
-    return untouched ? 'never stopped' : 'resumed';
+    return domain?.state === 'running' ? 'never stopped' : 'resumed';
   }
 
   const ranBefore = await hasRun(host, instanceId, generation);

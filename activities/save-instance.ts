@@ -20,10 +20,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HostActivities, MoveRef, SaveFacts } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { endJob } from './end-job.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
-import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
@@ -53,7 +53,7 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   const record = known ?? (await beginRecord(host, move, owned));
   await passed('recorded');
   const stoppedAt = performance.now();
-  const domain = await (known ? endJob(host, move, work) : hypervisor.find(move.instanceId));
+  const domain = await (known ? endJob(host, move.instanceId, work) : hypervisor.find(move.instanceId));
   if (domain?.process) {
     await hypervisor.setAutostart(move.instanceId, false);
     // For good, and before the guest can go on: a complete file beside no QEMU is taken for its last state.
@@ -78,21 +78,6 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   record.saved = { bytes, stoppedMillis: performance.now() - stoppedAt };
   await writeSaveRecord(layout, move.instanceId, owned, record);
   return { stoppedMillis: record.saved.stoppedMillis, saveBytes: bytes };
-}
-
-/**
- * Ends the save that an attempt before this one began. One that is past its last byte cannot be ended: then libvirt is
- * about to end QEMU, and the file is all that will be left of the RAM, so it is waited for.
- *
- * @returns the domain, with no job under way: a QEMU that is there now stays
- */
-async function endJob({ hypervisor }: HostContext, { instanceId }: MoveRef, work: Work): Promise<Domain | null> {
-  await hypervisor.abortJob(instanceId);
-  while (await hypervisor.saveProgress(instanceId)) {
-    work.signal.throwIfAborted();
-    await sleep(20);
-  }
-  return hypervisor.find(instanceId);
 }
 
 /** Written while the guest still runs: from here on the way back knows what to restore. */

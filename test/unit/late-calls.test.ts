@@ -163,7 +163,7 @@ test('a save file is not taken for the last state of a guest that went on after 
 });
 
 test('the file of a save that is just ending QEMU is kept, for it is all that will be left', async (context) => {
-  const one = await world(context, { killMillis: 150 });
+  const one = await world(context, { killMillis: 1500 });
   const move = one.move(1);
   one.hypervisor.setRam(one.instanceId, 'at the save');
   await dyingAt('written', () => one.save(move));
@@ -172,6 +172,16 @@ test('the file of a save that is just ending QEMU is kept, for it is all that wi
   await one.save(move);
   assert.equal((await one.hypervisor.find(one.instanceId))?.process, null);
   assert.equal(await saveFileState(one.snapshotOf(move)), 'complete');
+  assert.deepEqual(await one.takeBack(move), { generation: 2, how: 'restored' });
+  assert.equal(one.hypervisor.ramOf(one.instanceId), 'at the save');
+});
+
+test('an instance is not taken for one that went on while the save is just ending its QEMU', async (context) => {
+  const one = await world(context, { killMillis: 1500 });
+  const move = one.move(1);
+  one.hypervisor.setRam(one.instanceId, 'at the save');
+  await one.save(move);
+  assert.ok(await one.hypervisor.saveProgress(one.instanceId), 'libvirt still ends QEMU');
   assert.deepEqual(await one.takeBack(move), { generation: 2, how: 'restored' });
   assert.equal(one.hypervisor.ramOf(one.instanceId), 'at the save');
 });
