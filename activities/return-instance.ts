@@ -33,11 +33,27 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
     withHeartbeat('returnInstance', (work) =>
       withInstanceLock(host.layout, move.instanceId, async () => {
         await requireNotStopped(host, move.instanceId, move.generation);
+        await requireSameSave(host, move);
         const { generation } = await host.ledger.takeBack(move);
         await passed('taken-back');
         return { generation, how: await runTakenBack(host, move, work) };
       }),
     );
+}
+
+/**
+ * What a move has stopped is taken back from what that move saved. By the name of another it could be decided, and then
+ * nobody would know from which package to go on.
+ *
+ * @throws InstanceBusy before anything is decided
+ */
+async function requireSameSave(host: HostContext, { instanceId, generation, packageId }: MoveRef): Promise<void> {
+  const record = await readSaveRecord(host.layout, instanceId, generation - 1);
+  if (!record || record.packageId === packageId) return;
+  throw new VmferryError(
+    'InstanceBusy',
+    `instance ${instanceId} was stopped by move ${record.moveId} for package ${record.packageId}, not for ${packageId}`,
+  );
 }
 
 /**

@@ -185,3 +185,14 @@ test('an instance is not taken for one that went on while the save is just endin
   assert.deepEqual(await one.takeBack(move), { generation: 2, how: 'restored' });
   assert.equal(one.hypervisor.ramOf(one.instanceId), 'at the save');
 });
+
+test('what one move has saved is taken back by no other, which would not know from what to go on', async (context) => {
+  const one = await world(context);
+  const move = one.move(1);
+  one.hypervisor.setRam(one.instanceId, 'at the save');
+  await one.save(move);
+  await refused('InstanceBusy', one.takeBack(one.move(1)));
+  assert.equal(await one.host.ledger.decision(one.instanceId, 1), null);
+  assert.equal((await one.takeBack(move)).generation, 2);
+  assert.equal(one.hypervisor.ramOf(one.instanceId), 'at the save');
+});
