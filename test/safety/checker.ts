@@ -15,7 +15,7 @@
  */
 import type { History, Violation } from './history.ts';
 import { counter } from './rules/counter.ts';
-import { coverage, looks } from './rules/coverage.ts';
+import { coverage, poolCoverage } from './rules/coverage.ts';
 import { disk } from './rules/disk.ts';
 import { bystanders, endState, unknownThings } from './rules/end-state.ts';
 import { oneRunner } from './rules/one-runner.ts';
@@ -43,7 +43,7 @@ export function judge(history: History, options: JudgeOptions = {}): Violation[]
     ...judged.flatMap((view) => RULES.flatMap((rule) => rule(view))),
     ...sealedPackages(history, options.instances ? owners : null),
     ...bystanders(history),
-    ...looks(history),
+    ...poolCoverage(history),
     ...(options.instances ? [] : unknownThings(history, views)),
   ];
   return found.sort((a, b) => a.at - b.at);

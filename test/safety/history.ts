@@ -22,6 +22,8 @@ export interface History {
   instances: WatchedInstance[];
   /** What the campaign did to the pool. Some of it excuses what would otherwise be a violation; see `checker.ts`. */
   disturbances: Disturbance[];
+  /** When hosts were off, as the observers saw it. */
+  outages: Outage[];
   qemus: QemuLife[];
   events: LibvirtEvent[];
   consoles: ConsoleLog[];
@@ -73,6 +75,7 @@ export type DisturbanceKind =
   | 'link-joined'
   | 'link-slowed'
   | 'disk-full'
+  | 'disk-failed'
   | 'read-only'
   | 'clock-wrong'
   | 'started'
@@ -85,6 +88,15 @@ export interface Disturbance {
   /** Instances that it strikes; null: whatever was there. For `operator-deleted` ids of any kind. */
   ids: string[] | null;
   note: string | null;
+}
+
+/** While a host is off nothing of its disk can be seen. What is missing at the first look afterwards went with its power. */
+export interface Outage {
+  host: string;
+  /** After the last look. */
+  from: Time;
+  /** After the first look since; null: it is still off. */
+  to: Time | null;
 }
 
 /** One QEMU process, from its start to its end. */
@@ -143,13 +155,15 @@ export interface Span {
   lastAt: Time;
 }
 
-/** A file of an ownership ledger; they are made once and never changed. */
+/** A file of an ownership ledger; it is made once and never changed. */
 export interface LedgerEntry {
   host: string;
   instance: string;
   kind: 'owned' | 'decision' | 'seen' | 'receipt' | 'sealed';
   generation: number;
   written: Between;
+  /** When a power loss took it, which had not been synced: nobody can have acted on it. Null: it is there. */
+  gone: Between | null;
   packageId: string | null;
   /** Of a decision. */
   decision: 'release' | 'return' | 'end' | null;

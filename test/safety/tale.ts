@@ -41,7 +41,17 @@ export class Tale {
       to: this.at,
       hosts,
       instances: [],
-      ...{ disturbances: [], qemus: [], events: [], consoles: [], ledger: [], records: [], things: [], packages: [] },
+      ...{
+        disturbances: [],
+        outages: [],
+        qemus: [],
+        events: [],
+        consoles: [],
+        ledger: [],
+        records: [],
+        things: [],
+        packages: [],
+      },
       ...{ checkpoints: [], diskChecks: [], final: [] },
       bystanders: hosts.map((name) => ({
         host: name,
@@ -172,6 +182,7 @@ export class Tale {
   /** The host goes off, and comes back; somebody boots the guest there. */
   powerLoss(): this {
     this.history.disturbances.push({ kind: 'power-loss', at: this.at, host: this.host, ids: null, note: null });
+    this.history.outages.push({ host: this.host, from: this.at + 30, to: this.at + 3_000 });
     return this.#reboots();
   }
 
@@ -245,7 +256,7 @@ export class Tale {
 
   #ledger(host: string, kind: LedgerEntry['kind'], generation: number, more: Partial<LedgerEntry> = {}): void {
     const written = { after: this.at - 10, by: this.at };
-    const nothing = { packageId: null, decision: null, to: null };
+    const nothing = { gone: null, packageId: null, decision: null, to: null };
     this.history.ledger.push({ host, instance: INSTANCE, kind, generation, written, ...nothing, ...more });
     this.at += 20;
   }

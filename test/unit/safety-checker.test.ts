@@ -72,6 +72,58 @@ describe('good histories', () => {
     assert.deepEqual(texts(history), []);
   });
 
+  it('a save file, a package and a decision that a power loss took before they were synced', () => {
+    // The source is told to save, and loses its power just after the file was complete: the guest boots there again.
+    const tale = new Tale().run();
+    const { at: begun, history: told } = tale;
+    tale.powerLoss();
+    const history = tale.run().end();
+    const { by } = there(at(told.qemus, 0).ended);
+    const outage = { host: 'alpha', from: by + 50, to: by + 3_000 };
+    history.outages = [outage];
+    const gone = { after: by + 40, by: by + 2_990 };
+    history.records.push({
+      host: 'alpha',
+      path: `instances/${INSTANCE}/save-1.json`,
+      at: { after: begun - 20, by: begun },
+      content: { moveId: 'lost', packageId: 'lost-package', saved: null },
+    });
+    const complete = { after: by - 20, by: by + 5 };
+    history.things.push({
+      host: 'alpha',
+      path: 'moves/lost/snapshot',
+      appeared: { after: begun, by: begun + 20 },
+      gone,
+      complete,
+    });
+    history.packages.push({
+      host: 'alpha',
+      id: 'lost-package',
+      appeared: { after: by, by: by + 20 },
+      gone,
+      files: {},
+      changes: [],
+    });
+    const decision = {
+      kind: 'decision',
+      generation: 1,
+      decision: 'return',
+      packageId: 'lost-package',
+      to: null,
+    } as const;
+    history.ledger.push({ ...decision, host: 'alpha', instance: INSTANCE, written: { after: by, by: by + 10 }, gone });
+    assert.deepEqual(texts(history), []);
+
+    // Had it said that the file is synced, it would have had to be there.
+    const synced = structuredClone(history);
+    at(synced.records, -1).content = { moveId: 'lost', packageId: 'lost-package', saved: {} };
+    rejects(synced, 3, /booted anew/, [2]);
+    // So would a package that is an hour old.
+    const old = structuredClone(history);
+    at(old.packages, -1).appeared = { after: 0, by: 1 };
+    rejects(old, 5, /package lost-package was removed from alpha/, [3]);
+  });
+
   it('a move that is still going on, as long as it is not said to be settled', () => {
     const history = oneMove();
     at(history.final, 0).files.push('moves/move-000000000001/', 'staging/move-000000000001/');
@@ -237,7 +289,7 @@ describe('invariant 3: nothing of a guest is lost or happens twice', () => {
 
   it('a reboot without a disturbance', () => {
     const history = new Tale().run().checkpoint().powerLoss().run().checkpoint().end();
-    history.disturbances = [];
+    history.disturbances = history.outages = [];
     rejects(history, 3, /booted anew on alpha .* though nothing had cost it its RAM/, [2, 4]);
     rejects(history, 3, /has another token/, [2, 4]);
   });
@@ -245,7 +297,7 @@ describe('invariant 3: nothing of a guest is lost or happens twice', () => {
   it('a reboot with a disturbance that struck another host', () => {
     const history = new Tale().run().powerLoss().run().end();
     at(history.disturbances, 0).host = 'beta';
-    rejects(history, 3, /booted anew/, [2]);
+    rejects(history, 3, /booted anew/, [0, 2]);
   });
 
   it('a reboot with a disturbance that struck another instance', () => {
@@ -596,6 +648,12 @@ describe('what the observers cannot have seen', () => {
     const found = texts(history).join('\n');
     assert.match(found, /\[0\] guest: no QEMU process of it was ever seen/);
     assert.match(found, /\[0\] guest: no ledger that knows it was ever seen/);
+  });
+
+  it('a host that went off by itself', () => {
+    const history = oneMove();
+    history.outages.push({ host: 'gamma', from: history.from + 500, to: history.from + 900 });
+    rejects(history, 0, /gamma went off at 0.500 s, and nobody had said so/);
   });
 
   it('too few looks', () => {

@@ -13,11 +13,17 @@ const SILENCE_MS = 400;
 /** A log that was removed is read until it has been silent for so long: its QEMU, or virtlogd, may not have closed it. */
 const LINGER_MS = 10_000;
 
+/** Enough of a log to know it again: the guest tells the time in every line. */
+const KNOWN_BY = 2048;
+
 interface Open {
   log: ConsoleLog;
+  path: string;
   fd: number;
   offset: number;
   key: string;
+  /** Its first bytes. */
+  beginning: Buffer;
   /** Text after the last newline. */
   rest: string;
   grewAt: Time;
@@ -26,6 +32,8 @@ interface Open {
 export class ConsoleObserver {
   readonly logs: ConsoleLog[] = [];
   readonly #open = new Map<string, Open>();
+  /** How the logs of hosts that lost their power began, by path. */
+  readonly #before = new Map<string, Buffer>();
   readonly #buffer = Buffer.alloc(64 * 1024);
 
   /** Idempotent. There are several of one generation once virtlogd has turned one over. */
@@ -40,13 +48,38 @@ export class ConsoleObserver {
     const { dev, ino } = fstatSync(fd);
     const key = `${dev}:${ino}`;
     if (this.#open.has(key)) return closeSync(fd);
-    const open: Open = { log: emptyLog(host, instance, generation), fd, offset: 0, key, rest: '', grewAt: now() };
+    const log = emptyLog(host, instance, generation);
+    const open: Open = { log, path, fd, offset: 0, key, beginning: Buffer.alloc(0), rest: '', grewAt: now() };
     this.#open.set(key, open);
-    this.#begin(open);
+    this.#begin(open, this.#knownBytes(path, fd));
+  }
+
+  /** The host is about to go off: nothing of it may be held open. */
+  off(host: string): void {
+    for (const open of this.#open.values()) {
+      if (open.log.host !== host) continue;
+      this.#before.set(open.path, open.beginning);
+      this.#close(open);
+    }
+  }
+
+  /** How much of a log was told before its host lost its power: all that is left of it, unless it has begun anew since. */
+  #knownBytes(path: string, fd: number): number {
+    const known = this.#before.get(path);
+    this.#before.delete(path);
+    if (!known) return 0;
+    const bytes = readSync(fd, this.#buffer, 0, known.length, 0);
+    return this.#buffer.subarray(0, bytes).equals(known.subarray(0, bytes)) ? fstatSync(fd).size : 0;
   }
 
   look(): void {
-    for (const open of this.#open.values()) this.#read(open);
+    for (const open of this.#open.values()) {
+      try {
+        this.#read(open);
+      } catch {
+        this.#close(open); // EIO: the disk has gone with its host
+      }
+    }
   }
 
   /**
@@ -56,27 +89,40 @@ export class ConsoleObserver {
   survey(): void {
     for (const open of this.#open.values()) {
       const { size, nlink } = fstatSync(open.fd);
-      if (size < open.offset) this.#begin(open);
-      if (nlink > 0 || now() - open.grewAt < LINGER_MS) continue;
-      closeSync(open.fd);
-      this.#open.delete(open.key);
+      if (size < open.offset) this.#begin(open, 0);
+      if (nlink === 0 && now() - open.grewAt > LINGER_MS) this.#close(open);
     }
   }
 
   close(): void {
-    for (const { fd } of this.#open.values()) closeSync(fd);
-    this.#open.clear();
+    for (const open of this.#open.values()) this.#close(open);
   }
 
-  #begin(open: Open): void {
+  #close({ fd, key }: Open): void {
+    closeSync(fd);
+    this.#open.delete(key);
+  }
+
+  #begin(open: Open, offset: number): void {
     const { host, instance, generation } = open.log;
-    Object.assign(open, { log: emptyLog(host, instance, generation), offset: 0, rest: '' });
+    const beginning = Buffer.alloc(KNOWN_BY);
+    const bytes = readSync(open.fd, beginning, 0, Math.min(offset, KNOWN_BY), 0);
+    Object.assign(open, {
+      log: emptyLog(host, instance, generation),
+      offset,
+      rest: '',
+      beginning: beginning.subarray(0, bytes),
+    });
     this.logs.push(open.log);
     this.#read(open);
   }
 
   #read(open: Open): void {
     for (let bytes; (bytes = readSync(open.fd, this.#buffer, 0, this.#buffer.length, open.offset)) > 0;) {
+      if (open.beginning.length < KNOWN_BY && open.offset === open.beginning.length) {
+        const more = this.#buffer.subarray(0, Math.min(bytes, KNOWN_BY - open.beginning.length));
+        open.beginning = Buffer.concat([open.beginning, more]);
+      }
       open.offset += bytes;
       open.grewAt = now();
       this.#take(open, this.#buffer.toString('latin1', 0, bytes));

@@ -184,12 +184,16 @@ export class Observer {
   }
 }
 
+/** Longest that a power loss waits for the observers. */
+const LAST_LOOK_MS = 10_000;
+
 /** The thread that looks, and the questions to it. */
 class Thread {
   readonly #worker: Worker;
   readonly #open = new Map<number, { resolve: (result: never) => void; reject: (error: unknown) => void }>();
   #last = 0;
   #stopping: Promise<unknown> | null = null;
+  #stopLooking = (): void => undefined;
   /** Why no question is answered any more. */
   #failure: Error | null = null;
 
@@ -208,10 +212,13 @@ class Thread {
 
   static async start(testbed: Testbed): Promise<Thread> {
     const roots = testbed.hosts.map((host) => [host, testbed.outside(host, '/var/lib/vmferry')] as const);
-    const workerData: ThreadData = { testbed: testbed.directory, hosts: Object.fromEntries(roots) };
+    const lastLookTaken = new Int32Array(new SharedArrayBuffer(4));
+    const workerData: ThreadData = { testbed: testbed.directory, hosts: Object.fromEntries(roots), lastLookTaken };
     const worker = new Worker(new URL('./thread.ts', import.meta.url), { workerData });
     await once(worker, 'message');
-    return new Thread(worker);
+    const thread = new Thread(worker);
+    thread.#stopLooking = testbed.beforePowerLoss((host) => thread.#lastLook(host, lastLookTaken));
+    return thread;
   }
 
   call<K extends keyof Calls>(call: K, ...args: Parameters<Calls[K]>): Promise<Awaited<ReturnType<Calls[K]>>> {
@@ -224,8 +231,17 @@ class Thread {
   }
 
   async stop(): Promise<void> {
+    this.#stopLooking();
     if (!this.#failure) this.#stopping ??= Promise.all([once(this.#worker, 'exit'), this.call('stop')]);
     await this.#stopping;
+  }
+
+  /** The testbed does not wait for promises here: the host must not lose its power while it is still looked at. */
+  #lastLook(host: string, taken: Int32Array<SharedArrayBuffer>): void {
+    if (this.#failure) return;
+    Atomics.store(taken, 0, 0);
+    this.call('lastLook', host).catch((error: unknown) => this.#fail(error as Error));
+    Atomics.wait(taken, 0, 0, LAST_LOOK_MS);
   }
 
   #fail(error: Error): void {

@@ -18,6 +18,8 @@ interface Watched {
   /** By folder. */
   watchers: Map<string, FSWatcher>;
   pending: boolean;
+  /** Its host is off. */
+  off: boolean;
   digested: Promise<void>;
 }
 
@@ -30,18 +32,15 @@ export class PackageObserver {
   add(host: string, id: string, folder: string, appeared: Between): void {
     const sealed: SealedPackage = { host, id, appeared, gone: null, files: {}, changes: [] };
     const watched: Watched = {
-      ...{ sealed, folder, pending: false },
+      ...{ sealed, folder, pending: false, off: false },
       stamps: new Map(),
       watchers: new Map(),
       digested: Promise.resolve(),
     };
     this.packages.push(sealed);
     this.#there.set(`${host}/${id}`, watched);
-    this.#watch(watched, folder);
-    for (const [name, stamp] of stampsOf(folder)) {
-      watched.stamps.set(name, stamp);
-      this.#watch(watched, dirname(join(folder, name)));
-    }
+    watched.stamps = stampsOf(folder);
+    this.#watchAll(watched, watched.stamps.keys());
     watched.digested = this.#inTurn(() => this.#digest(watched, [...watched.stamps.keys()]));
   }
 
@@ -49,19 +48,42 @@ export class PackageObserver {
     const watched = this.#there.get(`${host}/${id}`);
     if (!watched) return;
     watched.sealed.gone = at;
-    watched.watchers.forEach((watcher) => watcher.close());
+    this.#unwatch(watched);
     this.#there.delete(`${host}/${id}`);
   }
 
   /** Compares the change times of every file. */
   survey(): void {
-    for (const watched of this.#there.values()) this.#compare(watched);
+    for (const watched of this.#there.values()) if (!watched.off) this.#compare(watched);
+  }
+
+  /** The host is off: nothing of it can be seen, and nothing may be held open. */
+  off(host: string): void {
+    for (const watched of this.#of(host)) {
+      watched.off = true;
+      this.#unwatch(watched);
+    }
+  }
+
+  /** It is back. A change time that was not synced is another now; only the content counts. */
+  on(host: string): void {
+    for (const watched of this.#of(host)) {
+      watched.off = false;
+      const { sealed, folder, stamps } = watched;
+      const found = stampsOf(folder);
+      const doubtful = [...found].filter(([name, stamp]) => stamps.has(name) && stamps.get(name) !== stamp);
+      for (const [name, stamp] of doubtful) stamps.set(name, stamp);
+      this.#compare(watched);
+      this.#watchAll(watched, found.keys());
+      const names = doubtful.map(([name]) => name).filter((name) => name in sealed.files);
+      watched.digested = this.#inTurn(() => this.#digest(watched, names));
+    }
   }
 
   /** Reads these packages whole once more. */
   async verify(ids: ReadonlySet<string> | null): Promise<void> {
     for (const watched of this.#there.values()) {
-      if (ids && !ids.has(watched.sealed.id)) continue;
+      if (watched.off || (ids && !ids.has(watched.sealed.id))) continue;
       await watched.digested;
       await this.#inTurn(() => this.#digest(watched, Object.keys(watched.sealed.files)));
       this.#compare(watched);
@@ -69,9 +91,23 @@ export class PackageObserver {
   }
 
   async close(): Promise<void> {
-    for (const { watchers } of this.#there.values()) watchers.forEach((watcher) => watcher.close());
+    for (const watched of this.#there.values()) this.#unwatch(watched);
     this.#there.clear();
     await this.#queue;
+  }
+
+  #of(host: string): Watched[] {
+    return [...this.#there.values()].filter(({ sealed }) => sealed.host === host);
+  }
+
+  #watchAll(watched: Watched, names: Iterable<string>): void {
+    this.#watch(watched, watched.folder);
+    for (const name of names) this.#watch(watched, dirname(join(watched.folder, name)));
+  }
+
+  #unwatch({ watchers }: Watched): void {
+    watchers.forEach((watcher) => watcher.close());
+    watchers.clear();
   }
 
   #watch(watched: Watched, folder: string): void {
@@ -90,7 +126,7 @@ export class PackageObserver {
     watched.pending = true;
     setImmediate(() => {
       watched.pending = false;
-      this.#compare(watched);
+      if (!watched.off) this.#compare(watched);
     });
   }
 
@@ -155,7 +191,8 @@ async function digestOf(path: string): Promise<string | null> {
     const digest = await webcrypto.subtle.digest('SHA-256', await readFile(path));
     return Buffer.from(digest).toString('hex');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    // EIO: the disk has gone with its host.
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'EIO')) return null;
     throw error;
   }
 }

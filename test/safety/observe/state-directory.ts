@@ -3,7 +3,10 @@
  *
  * Folders in which little happens are watched by inotify, and looked into again now and then, should an event be lost.
  * Folders in which bulk is written (a working copy, a move) are not: the kernel would tell of every write. They are asked
- * for the few files that matter. All of it is the machine's own file system, so it goes on while the host is off.
+ * for the few files that matter.
+ *
+ * While the host is off nothing is there to be seen, and nothing may be held open. What is missing when it is back has gone
+ * with its power.
  */
 import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, watch, type FSWatcher } from 'node:fs';
 import { join } from 'node:path';
@@ -48,9 +51,11 @@ export class StateDirectory {
   readonly #inodes = new Map<string, number>();
   readonly #consoles = new Set<string>();
   readonly #pending = new Set<string>();
+  /** Files of the ledger that are there, by path. */
+  readonly #entries = new Map<string, LedgerEntry>();
   /** The look before this one at what is not watched. */
   #polledAt: Time = 0;
-  #closed = false;
+  #off = false;
 
   constructor(host: string, root: string, findings: Findings, events: StateEvents) {
     this.#host = host;
@@ -62,6 +67,7 @@ export class StateDirectory {
 
   /** Looks into every folder, and mends what watches them. */
   survey(): void {
+    if (this.#away()) return;
     for (const name of ['instances', 'network', 'moves', 'staging', 'incoming', 'packages', 'images'])
       this.#enter(name);
     for (const path of this.#folders.keys()) this.#lookInto(path);
@@ -70,6 +76,7 @@ export class StateDirectory {
 
   /** At the files that are not watched: disks, save files, consoles. */
   look(): void {
+    if (this.#away()) return;
     const begun = now();
     for (const path of [...this.#there.keys()]) {
       const [, instance, digits] = /^instances\/([^/]+)\/g(\d+)$/.exec(path) ?? [];
@@ -79,9 +86,32 @@ export class StateDirectory {
     this.#polledAt = begun;
   }
 
-  close(): void {
-    this.#closed = true;
-    for (const { watcher } of this.#folders.values()) watcher?.close();
+  /** The host is off. Looks do nothing until it is on again. */
+  off(): void {
+    this.#off = true;
+    for (const folder of this.#folders.values()) {
+      folder.watcher?.close();
+      Object.assign(folder, { watcher: null, inode: 0 });
+    }
+  }
+
+  /** The host has booted, if its disk can be seen. Answers whether it is now looked at, and was not before. */
+  on(): boolean {
+    if (!this.#off || !this.#rootThere()) return false;
+    this.#off = false;
+    this.#consoles.clear();
+    this.survey();
+    for (const [path, entry] of this.#entries) this.#readAgain(path, entry);
+    this.look();
+    return true;
+  }
+
+  #rootThere(): boolean {
+    return statOf(this.#root) !== undefined;
+  }
+
+  #away(): boolean {
+    return this.#off || !this.#rootThere();
   }
 
   // ---- Folders ----
@@ -126,7 +156,7 @@ export class StateDirectory {
       setImmediate(() => {
         const paths = [...this.#pending];
         this.#pending.clear();
-        if (!this.#closed) for (const pending of paths) this.#lookInto(pending);
+        for (const pending of paths) this.#lookInto(pending);
       });
     }
     this.#pending.add(path);
@@ -138,9 +168,11 @@ export class StateDirectory {
     this.#watch(path);
     const before = now();
     const names = new Set(namesIn(join(this.#root, path)));
+    const known = folder.names;
+    // Nothing is told of what a disk held that went away while we looked.
+    if ([...known].some((name) => !names.has(name)) && this.#away()) return;
     const at: Between = { after: folder.lookedAt, by: now() };
     folder.lookedAt = before;
-    const known = folder.names;
     folder.names = names;
     for (const name of known) if (!names.has(name)) this.#goneFrom(path, name, at);
     for (const name of names) if (!known.has(name)) this.#comeTo(path, name, at);
@@ -168,8 +200,12 @@ export class StateDirectory {
     this.#leave(path, at);
     this.#disappeared(path, at);
     if (folder === 'packages' && UUID.test(name)) this.#events.onPackageGone(name, at);
-    if (!this.#versions.delete(path)) return;
-    this.#findings.records.push({ host: this.#host, path, at, content: null });
+    const entry = this.#entries.get(path);
+    if (entry) entry.gone = { ...at };
+    this.#entries.delete(path);
+    if (this.#versions.delete(path) && !entry) {
+      this.#findings.records.push({ host: this.#host, path, at, content: null });
+    }
   }
 
   // ---- Things ----
@@ -202,7 +238,7 @@ export class StateDirectory {
       }
     }
     for (const known of [...this.#there.keys()]) {
-      if (!known.startsWith(`${path}/`) || names.includes(known.slice(path.length + 1))) continue;
+      if (!known.startsWith(`${path}/`) || names.includes(known.slice(path.length + 1)) || this.#away()) continue;
       this.#disappeared(known, { after: this.#polledAt, by: now() });
     }
   }
@@ -211,7 +247,7 @@ export class StateDirectory {
   #lookAtFile(path: string): Thing | null {
     const at = { after: this.#polledAt, by: now() };
     const inode = statOf(join(this.#root, path))?.ino;
-    if (this.#inodes.get(path) !== inode) this.#disappeared(path, at);
+    if (this.#inodes.get(path) !== inode && !this.#away()) this.#disappeared(path, at);
     if (inode === undefined) return null;
     this.#inodes.set(path, inode);
     this.#appeared(path, at);
@@ -235,7 +271,7 @@ export class StateDirectory {
     let written: Between;
     try {
       const stats = statSync(join(this.#root, path), { bigint: true });
-      const version = `${stats.ino}:${stats.mtimeNs}`;
+      const version = `${stats.ino}:${stats.mtimeNs}:${stats.size}`;
       if (this.#versions.get(path) === version) return;
       text = readFileSync(join(this.#root, path), 'utf8');
       this.#versions.set(path, version);
@@ -253,13 +289,29 @@ export class StateDirectory {
     const [, instance = '', kind, digits, about = null] =
       /^instances\/([^/]+)\/ledger\/(owned|decision|seen|receipt|sealed)-(\d+)(?:-(.+))?\.json$/.exec(path) ?? [];
     if (kind === undefined) return;
+    if (isUnreadable(content)) {
+      this.#findings.records.push({ host: this.#host, path, at: written, content });
+      return;
+    }
     const { kind: decision, packageId = null, statement } = content as Record<string, string | undefined>;
-    this.#findings.ledger.push({
+    const entry: LedgerEntry = {
       ...{ host: this.#host, instance, kind: kind as LedgerEntry['kind'], generation: Number(digits), written },
+      gone: null,
       packageId: kind === 'sealed' ? about : packageId,
       decision: kind === 'decision' ? (decision as LedgerEntry['decision']) : null,
       to: decision === 'release' ? receiverOf(statement ?? '') : null,
-    });
+    };
+    this.#entries.set(path, entry);
+    this.#findings.ledger.push(entry);
+  }
+
+  /** A file that was renamed and not synced is there after a power loss, and empty. */
+  #readAgain(path: string, entry: LedgerEntry): void {
+    const content = parse(readFileSync(join(this.#root, path), 'utf8'));
+    if (!isUnreadable(content)) return;
+    entry.gone = { after: entry.written.by, by: now() };
+    this.#entries.delete(path);
+    this.#findings.records.push({ host: this.#host, path, at: entry.gone, content });
   }
 }
 
@@ -277,6 +329,9 @@ function parse(text: string): unknown {
     return { unreadable: text.slice(0, 200) };
   }
 }
+
+const isUnreadable = (content: unknown): boolean =>
+  content !== null && typeof content === 'object' && 'unreadable' in content;
 
 /** Whom a release names, nothing proven: the signed text's literal is not compressed. */
 function receiverOf(statement: string): string | null {

@@ -5,8 +5,8 @@
 import { readlinkSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { run } from '../../../activities/exec/run.ts';
-import type { History, HostState } from '../history.ts';
-import { calibrate } from './clock.ts';
+import type { History, HostState, Outage } from '../history.ts';
+import { calibrate, now } from './clock.ts';
 import { ConsoleObserver } from './consoles.ts';
 import { Hosts } from './hosts.ts';
 import { hostState } from './host-state.ts';
@@ -34,6 +34,8 @@ export interface ThreadData {
   testbed: string;
   /** State directory on the machine, by host. */
   hosts: Record<string, string>;
+  /** Turns from 0 to 1 after `lastLook`, for a caller who waits without an event loop. */
+  lastLookTaken: Int32Array<SharedArrayBuffer>;
 }
 
 /** What the thread is asked, and what it answers. */
@@ -44,15 +46,17 @@ export interface Calls {
   whereabouts(instance: string): string | null;
   /** Looks at everything once more: packages are read again (null: all), hosts asked for what they know. */
   settle(packages: string[] | null): Promise<HostState[]>;
+  /** The host is frozen, and loses its power when `lastLookTaken` has turned to 1. */
+  lastLook(host: string): void;
   stop(): Promise<void>;
 }
 
 export type Observed = Pick<
   History,
-  'qemus' | 'events' | 'consoles' | 'ledger' | 'records' | 'things' | 'packages' | 'looks'
+  'outages' | 'qemus' | 'events' | 'consoles' | 'ledger' | 'records' | 'things' | 'packages' | 'looks'
 >;
 
-const { testbed, hosts: roots } = workerData as ThreadData;
+const { testbed, hosts: roots, lastLookTaken } = workerData as ThreadData;
 const port = parentPort;
 if (!port) throw new Error('this is a worker thread');
 
@@ -61,14 +65,17 @@ const qemus = new QemuObserver(hosts);
 const consoles = new ConsoleObserver();
 const packages = new PackageObserver();
 const libvirt = new LibvirtObserver(hosts);
+const outages: Outage[] = [];
 const findings: Findings = { ledger: [], records: [], things: [] };
-const directories = Object.entries(roots).map(
-  ([host, root]) =>
-    new StateDirectory(host, root, findings, {
+const directories = new Map(
+  Object.entries(roots).map(([host, root]) => {
+    const directory = new StateDirectory(host, root, findings, {
       onConsole: (instance, generation, path) => consoles.add(host, instance, generation, path),
       onPackage: (id, folder, at) => packages.add(host, id, folder, at),
       onPackageGone: (id, at) => packages.gone(host, id, at),
-    }),
+    });
+    return [host, directory];
+  }),
 );
 
 // Niceness would not do: the kernel shares the processors among sessions first. What the thread starts has no part in it.
@@ -94,6 +101,7 @@ const timers = [
 
 const calls: Calls = {
   collect: () => ({
+    outages,
     qemus: qemus.lives,
     events: libvirt.events,
     consoles: consoles.logs,
@@ -111,9 +119,22 @@ const calls: Calls = {
     consoles.look();
     return Promise.all(Object.entries(roots).map(([host, root]) => hostState(host, root, hosts, libvirt)));
   },
+  lastLook: (host) => {
+    try {
+      qemus.look();
+      consoles.look();
+      directories.get(host)?.survey();
+      directories.get(host)?.look();
+      consoles.look();
+      goneOff(host);
+    } finally {
+      Atomics.store(lastLookTaken, 0, 1);
+      Atomics.notify(lastLookTaken, 0);
+    }
+  },
   stop: async () => {
     timers.forEach((timer) => clearInterval(timer));
-    directories.forEach((directory) => directory.close());
+    directories.forEach((directory) => directory.off());
     qemus.close();
     consoles.close();
     hosts.close();
@@ -138,6 +159,22 @@ async function answer({ id, call, args }: { id: number; call: keyof Calls; args:
 function surveyHosts(): void {
   hosts.survey();
   libvirt.survey();
+  for (const [host, directory] of directories) {
+    if (hosts.pid(host) === null) goneOff(host);
+    else if (directory.on()) {
+      packages.on(host);
+      const outage = outages.findLast((one) => one.host === host);
+      if (outage) outage.to = now();
+    }
+  }
+}
+
+function goneOff(host: string): void {
+  if (outages.some((one) => one.host === host && one.to === null)) return;
+  outages.push({ host, from: now(), to: null });
+  consoles.off(host);
+  packages.off(host);
+  directories.get(host)?.off();
 }
 
 function cpuMillis(): number {

@@ -1,5 +1,6 @@
 /** Did the observers see enough for the silence of the other rules to mean anything? What one of them saw, others must have. */
 import type { History, Violation } from '../history.ts';
+import { powerLossOf } from './excuses.ts';
 import { union, when, type View } from './view.ts';
 
 /** Counts that were told in one go, without any vCPU that was seen to run near them. */
@@ -37,9 +38,23 @@ export function coverage(view: View): Violation[] {
   return found;
 }
 
-export function looks({ looks: { count, longestPause }, hosts, from }: History): Violation[] {
-  if (count > 0 && longestPause <= PAUSE_MS) return [];
+/** Of the pool as a whole. */
+export function poolCoverage(history: History): Violation[] {
+  const { count, longestPause } = history.looks;
+  const report = (hosts: string[], at: number, text: string): Violation => ({
+    invariant: 0,
+    instance: null,
+    hosts,
+    at,
+    text,
+  });
+  const off = history.outages
+    .filter((outage) => !powerLossOf(history, outage))
+    .map(({ host, from }) =>
+      report([host], from, `${host} went off at ${when(history, from)}, and nobody had said so`),
+    );
+  if (count > 0 && longestPause <= PAUSE_MS) return off;
   const text =
     count === 0 ? 'nobody looked at the vCPUs' : `nobody looked at the vCPUs for ${Math.round(longestPause)} ms`;
-  return [{ invariant: 0, instance: null, hosts, at: from, text }];
+  return [...off, report(history.hosts, history.from, text)];
 }

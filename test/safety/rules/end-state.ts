@@ -140,7 +140,7 @@ function unfinished(view: View, report: Report): void {
       report(4, [host], `the record ${path} on ${host} cannot be read`);
     }
   }
-  const ledger = history.ledger.filter((entry) => entry.instance === instance.id);
+  const ledger = history.ledger.filter((entry) => entry.instance === instance.id && entry.gone === null);
   for (const { host, generation, decision } of ledger) {
     const next = ledger.some(
       (entry) => entry.kind === 'owned' && entry.host === host && entry.generation === generation + 1,

@@ -1,6 +1,7 @@
 /** Invariant 3, packages: once sealed, envelopes may be added, and nothing else ever changes. Invariant 5: they stay. */
 import type { History, SealedPackage, Violation } from '../history.ts';
 import { isEnvelope } from './copies.ts';
+import { tookUnsynced } from './excuses.ts';
 import { when } from './view.ts';
 
 /** @param mine ids of the packages to judge; null: all */
@@ -33,13 +34,18 @@ const said = {
   'digest differs': 'found with another digest',
 } as const;
 
+/** It has its name before that is durable; until then nobody is told of it. */
+const UNTOLD_MS = 5_000;
+
 function lost(
   history: History,
-  { host, id, gone }: SealedPackage,
+  { host, id, appeared, gone }: SealedPackage,
   mine: ReadonlyMap<string, string> | null,
 ): Violation[] {
   const asked = history.disturbances.some(({ kind, ids }) => kind === 'operator-deleted' && ids?.includes(id) === true);
   if (!gone || asked) return [];
+  const powerLoss = tookUnsynced(history, host, gone);
+  if (powerLoss && appeared.by >= powerLoss.at - UNTOLD_MS) return [];
   return [
     {
       invariant: 5,

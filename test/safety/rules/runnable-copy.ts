@@ -34,7 +34,7 @@ export function runnableCopy(view: View): Violation[] {
 
 /** From the loss of the RAM until the guest runs again. */
 function bootable(view: View): Interval[] {
-  return ramLosses(view).flatMap(({ life: { host }, after, by }) => {
+  return ramLosses(view).flatMap(({ host, after, by }) => {
     const runs = view.runs.map(({ run }) => run.first);
     const next: Time = runs.find((first) => first > by) ?? Infinity;
     return intersection(intersection([[after, next]], disksOn(view, host)), possiblyOwned(view, host));

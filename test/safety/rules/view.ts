@@ -108,7 +108,7 @@ function ownedBy(host: string, tenures: readonly Tenure[]): Interval[] {
 }
 
 function tenuresOf(history: History, id: string): Tenure[] {
-  const entries = history.ledger.filter(({ instance }) => instance === id);
+  const entries = history.ledger.filter(({ instance, gone }) => instance === id && gone === null);
   const tenures: Tenure[] = [];
   for (const { host, generation, written } of entries.filter(({ kind }) => kind === 'owned')) {
     const decided = entries.find(
