@@ -120,7 +120,7 @@ test('Set-up says in one sentence what it lacks', async () => {
   assert.deepEqual(temporal.lines, ['setup: VMFERRY_TEMPORAL_BIN names /no/such/program, which is no program']);
 
   const option = await setUp(['--bad']);
-  assert.deepEqual(option.lines, ['setup: there is no option --bad: setup.sh [--quiet] [--with chromium]']);
+  assert.deepEqual(option.lines, ['setup: there is no option --bad: setup.sh [--quiet] [--with chromium|tlc]…']);
 
   const later = new Date(Date.now() + 60_000);
   await utimes(join(directory, 'package-lock.json'), later, later);
