@@ -101,7 +101,7 @@ function explainers({ moves }: Survey, { instanceId, moveId, packageId, imageId,
   for (const id of new Set([instanceId, move?.instanceId])) {
     if (id !== undefined) ids.push(workflowId.instance(id), workflowId.spawn(id));
   }
-  if (moveId !== undefined) ids.push(workflowId.discard(moveId, host));
+  if (moveId !== undefined) ids.push(workflowId.discard(moveId, host), workflowId.clearUp(moveId, host));
   if (packageId !== undefined) ids.push(workflowId.package(packageId), workflowId.pull(packageId, host));
   if (imageId !== undefined) ids.push(workflowId.imageDelete(imageId), workflowId.pull(imageId, host));
   return ids;

@@ -127,7 +127,9 @@ function domainDifference(host: HostId, traces: Traces): Finding | null {
       ? null
       : decided.kind === 'end'
         ? 'ended it for ever'
-        : `released generation ${decided.generation} to ${decided.to ?? 'another host'}`;
+        : decided.kind === 'fence'
+          ? `was told of a fence: generation ${decided.generation + 1} belongs to ${decided.to ?? 'another host'}`
+          : `released generation ${decided.generation} to ${decided.to ?? 'another host'}`;
   // A package of a later generation was accepted: the instance is on its way back here.
   const coming = (ledger?.accepted ?? 0) > (decided?.generation ?? 0);
   if (running) {

@@ -23,10 +23,10 @@ export function createOpenPackage(host: HostContext): HostActivities['openPackag
 /** @returns bytes of the opened members */
 export async function openIntoStage(
   host: HostContext,
-  move: MoveRef & { source: SignedText },
+  move: MoveRef & { source?: SignedText },
   work: Work,
 ): Promise<{ bytes: number }> {
-  const opened = await readMovedEnvelope(host, move, { source: move.source });
+  const opened = await readMovedEnvelope(host, move, move.source === undefined ? {} : { source: move.source });
   await host.ledger.accept(opened.origin, move.fence);
   await passed('accepted');
   return openMembers(host, move, opened, work);

@@ -41,7 +41,7 @@ export function createResumeInstance(host: HostContext): HostActivities['resumeI
 /** Runs what this host owns by a release: the paused copy, or one that is restored from the package's members once more. */
 export async function runReleased(
   host: HostContext,
-  move: MoveRef & { source: SignedText },
+  move: MoveRef & { source?: SignedText },
   work: Work,
 ): Promise<void> {
   const stage = host.layout.stage(move.moveId);

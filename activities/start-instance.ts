@@ -93,22 +93,37 @@ async function ensureMembers(host: HostContext, move: MoveRef, work: Work): Prom
   await rewriteOpened(host, move);
 }
 
-/** The release by which the instance came here; null if it came otherwise. */
+/** The release or fence by which the instance came here; null if it came otherwise. */
 async function moveThatBrought(
   host: HostContext,
   instanceId: InstanceId,
   { generation, chain }: Owned,
-): Promise<(MoveRef & { source: SignedText }) | null> {
+): Promise<(MoveRef & { source?: SignedText }) | null> {
   const last = await readUnverified(chain.statements.at(-1) ?? '', Link);
-  if (last.type !== 'release') return null;
-  const { packageId, signer, signerFingerprint } = last;
+  if (last.type !== 'release' && last.type !== 'fence') return null;
+  const { packageId } = last;
   const reserved = await readReservation(host.layout, instanceId);
   const moveId = reserved?.generation === generation ? reserved.moveId : packageId;
+  if (last.type === 'fence') {
+    return { instanceId, generation, packageId, moveId, fence: await sinceSealed(chain.statements, packageId) };
+  }
+  const { signer, signerFingerprint } = last;
   for (const source of chain.hosts) {
     const { record } = await host.pool.onceCertifiedHost(source);
     if (record.fingerprint === signerFingerprint) return { instanceId, generation, packageId, moveId, source };
   }
   throw new VmferryError('ChainBroken', `the chain of instance ${instanceId} lacks the record of ${signer}`);
+}
+
+/** The statements at the end of a chain that followed the chain of a package: its release, if it was given, and fences. */
+async function sinceSealed(statements: readonly SignedText[], packageId: string): Promise<SignedText[]> {
+  const since: SignedText[] = [];
+  for (const text of statements.toReversed()) {
+    const link = await readUnverified(text, Link);
+    if ((link.type !== 'fence' && link.type !== 'release') || link.packageId !== packageId) break;
+    since.unshift(text);
+  }
+  return since;
 }
 
 /** Nothing was saved of this generation: it stands paused, or boots from its own disk. */

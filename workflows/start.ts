@@ -67,13 +67,13 @@ interface Heir {
   from: Account;
 }
 
-/** Whom the newest release names. */
+/** Whom the newest release names; a fence that came after it makes it void. */
 function heirOf(accounts: Account[]): Heir | null {
   const [from] = accounts
-    .filter(({ decided }) => decided?.kind === 'release')
+    .filter(({ decided }) => decided?.kind === 'release' || decided?.kind === 'fence')
     .sort((a, b) => (b.decided?.generation ?? 0) - (a.decided?.generation ?? 0));
   const to = from?.decided?.to;
-  if (!from || !to) return null;
+  if (!to || from.decided?.kind !== 'release') return null;
   return { from, to, account: accounts.find(({ host }) => host === to) ?? null };
 }
 

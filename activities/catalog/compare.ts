@@ -125,9 +125,14 @@ function withoutOwner({ silent, reports }: Accounts, row: SurveyedInstance, told
     return [say('neverSpawned', row.host, { found, expected: 'an instance that runs' })];
   }
   const [last] = told
-    .filter(({ decided }) => decided?.kind === 'release')
+    .filter(({ decided }) => decided?.kind === 'release' || decided?.kind === 'fence')
     .sort((a, b) => (b.decided?.generation ?? 0) - (a.decided?.generation ?? 0));
   const heir = last?.decided?.to ?? null;
+  if (last?.decided?.kind === 'fence' && heir !== null) {
+    if (!answered(heir)) return [];
+    const found = `a fence gives generation ${last.decided.generation + 1} to ${heir}, which has not taken it over`;
+    return [say('noOwner', heir, { found, expected: `running on ${heir}` })];
+  }
   if (last && heir !== null) {
     if (!answered(heir)) return [];
     const found = `${last.host} released it to ${heir}, which has not taken it over`;

@@ -66,6 +66,10 @@ const gaveTo = (to: HostId, generation: number): InstanceReport => ({
   ...nothing,
   decided: { generation, kind: 'release', to },
 });
+const fencedFor = (to: HostId, generation: number): InstanceReport => ({
+  ...nothing,
+  decided: { generation, kind: 'fence', to },
+});
 const hasEnded: InstanceReport = { ...nothing, decided: { generation: 1, kind: 'end', to: null } };
 
 type Said = Partial<Omit<HostReport, 'host' | 'instances'>> & { instances?: InstanceReport[] };
@@ -162,6 +166,16 @@ const ROWS: Row[] = [
     'the newest of two releases counts',
     given({}, { alpha: { instances: [gaveTo('beta', 1)] }, beta: { instances: [gaveTo('gamma', 2)] } }),
     [['releaseNotTaken', 'gamma']],
+  ],
+  [
+    'a fence that came after the release makes that void',
+    given({}, { alpha: { instances: [fencedFor('gamma', 2)] }, beta: { instances: [gaveTo('beta', 1)] } }),
+    [['noOwner', 'gamma']],
+  ],
+  [
+    'a fence gives it to a host that does not answer',
+    given({}, { alpha: { instances: [fencedFor('gamma', 2)] }, gamma: 'silent' }),
+    [['hostSilent', 'gamma']],
   ],
   [
     'a host knows it and the catalog does not',
