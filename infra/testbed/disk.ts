@@ -65,7 +65,7 @@ export class StateDisk {
     await rename(next, this.#view);
   }
 
-  /** Takes it out of the machine's sight. At once, so that nobody can open a file between a last look and a power loss. */
+  /** Takes it out of the machine's sight: nobody is to open a file between a last look and a power loss. */
   hide(): void {
     rmSync(this.#view, { force: true });
   }
@@ -118,18 +118,15 @@ export class StateDisk {
     );
   }
 
-  /** Gives back what `fill` took, while the host is on or off. */
-  async free(on: boolean): Promise<void> {
-    if (!existsSync(this.#image)) return;
-    if (on) {
-      if (!existsSync(this.#filler)) return;
-      await rm(this.#filler);
-      await run('sync', ['--file-system', this.#view]);
-      return;
-    }
-    await this.settle();
-    const remove = 'mount -o loop "$0" "$1" && rm -f "$1/$2"';
-    await run('unshare', ['--mount', 'bash', '-c', remove, this.#image, join(this.#host, STATE_DIRECTORY), FILLER]);
+  /** Gives back what `fill` took, while the host is on or off; answers whether there was something. */
+  async free(on: boolean): Promise<boolean> {
+    if (!existsSync(this.#image)) return false;
+    if (!on) await this.settle();
+    // A mount of our own: that of the host may be read-only.
+    const remove = 'mount -o loop "$0" "$1" && cd "$1" && test -e "$2" || exit 3; rm "$2" && sync --file-system .';
+    const command = ['bash', '-c', remove, this.#image, join(this.#host, STATE_DIRECTORY), FILLER];
+    const { exitCode } = await run('unshare', ['--mount', ...command], { okExitCodes: [0, 3] });
+    return exitCode === 0;
   }
 
   /** Makes ext4 meet an error. */
@@ -142,7 +139,7 @@ export class StateDisk {
   state(init: Process): DiskState {
     const mount = mounts(init).at(-1);
     if (!mount) return 'normal';
-    if (mount.superblock.includes('emergency_ro') || mount.superblock.includes('ro')) return 'failed';
+    if (STOPPED.some((option) => mount.superblock.includes(option))) return 'failed';
     return mount.options.includes('ro') ? 'read-only' : 'normal';
   }
 
@@ -174,6 +171,9 @@ const IMAGE = 'vmferry.img';
 
 /** Where vmferry does not look. */
 const FILLER = 'lost+found/filler';
+
+/** What the kernel says of an ext4 that writes no more: after an error, on older kernels, after a power loss that was not completed. */
+const STOPPED = ['emergency_ro', 'ro', 'shutdown'];
 
 /** How long the kernel may take to unmount what no process uses any more. */
 const RELEASE_MS = 3000;

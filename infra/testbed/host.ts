@@ -7,7 +7,7 @@ import { run, type RunOptions, type RunResult } from '../../activities/exec/run.
 import { writeDurable } from '../../activities/records/durable.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { ensureClock, OFFSET_FILE } from './clock/clock.ts';
-import { STATE_DIRECTORY, StateDisk } from './disk.ts';
+import { STATE_DIRECTORY, StateDisk, type DiskState } from './disk.ts';
 import {
   commandLine,
   end,
@@ -66,16 +66,16 @@ export interface HostSettings {
 
 export class Host {
   readonly name: string;
-  /** The host's disk: its /etc and /var, which outlive a power loss. */
-  readonly disk: string;
-  /** What vmferry keeps. */
-  readonly state: StateDisk;
+  /** On the machine: the host's /etc and /var, which outlive a power loss. */
+  readonly directory: string;
+  /** For what vmferry keeps. */
+  readonly disk: StateDisk;
   readonly #testbed: string;
 
   constructor(testbed: string, name: string) {
     this.name = name;
-    this.disk = join(testbed, name);
-    this.state = new StateDisk(testbed, name);
+    this.directory = join(testbed, name);
+    this.disk = new StateDisk(testbed, name);
     this.#testbed = testbed;
   }
 
@@ -87,12 +87,12 @@ export class Host {
   /** Path on the machine of a file below the host's /etc or /var. What vmferry keeps is there only while the host is on. */
   outside(path: string): string {
     const own = path === STATE_DIRECTORY || path.startsWith(`${STATE_DIRECTORY}/`);
-    return (own ? this.state.outside(path.slice(STATE_DIRECTORY.length)) : null) ?? join(this.disk, path);
+    return (own ? this.disk.outside(path.slice(STATE_DIRECTORY.length)) : null) ?? join(this.directory, path);
   }
 
   /** The log of a daemon, on the machine. */
   log(what: HostDaemon | 'host'): string {
-    return what === 'host' ? join(this.disk, 'host.log') : this.outside(`/var/log/vmferry/${what}.log`);
+    return what === 'host' ? join(this.directory, 'host.log') : this.outside(`/var/log/vmferry/${what}.log`);
   }
 
   /** The command that runs `command` on this host. Throws HostUnreachable while the host is off. */
@@ -109,15 +109,15 @@ export class Host {
   /** Writes the host's disk as it is before its first boot, and its configuration. */
   async install(settings: HostSettings): Promise<void> {
     const etc = this.outside('/etc');
-    if (!existsSync(join(this.disk, 'installed'))) {
+    if (!existsSync(join(this.directory, 'installed'))) {
       await rm(etc, { recursive: true, force: true });
       await mkdir(this.outside('/var/log/vmferry'), { recursive: true });
-      await mkdir(join(this.disk, STATE_DIRECTORY), { recursive: true });
-      await this.state.make(settings.diskMib);
+      await mkdir(join(this.directory, STATE_DIRECTORY), { recursive: true });
+      await this.disk.make(settings.diskMib);
       await mkdir(etc, { recursive: true });
       await copyEtc(etc, helperEnvironment(this.#testbed));
       await configureLibvirt(join(etc, 'libvirt'), `${this.#testbed}/${this.name}`);
-      await writeFile(join(this.disk, 'installed'), '');
+      await writeFile(join(this.directory, 'installed'), '');
     }
     await writeFile(join(etc, 'hostname'), `${this.name}\n`);
     await writeFile(
@@ -148,16 +148,24 @@ export class Host {
 
   /** Starts the namespaces and the process that holds them; no daemon yet. No-op while the host is on. */
   async boot(guest: string): Promise<Process> {
-    if (!this.init) await this.state.settle();
+    if (!this.init) await this.disk.settle();
     const init = await startDaemon({
       directory: this.#testbed,
       part: `${this.name}/host`,
-      command: ['bash', join(import.meta.dirname, 'init.sh'), this.name, this.disk, guest, this.#testbed, REPOSITORY],
+      command: [
+        'bash',
+        join(import.meta.dirname, 'init.sh'),
+        this.name,
+        this.directory,
+        guest,
+        this.#testbed,
+        REPOSITORY,
+      ],
       within: (launched) => ['unshare', ...NAMESPACES, '--', ...launched],
       log: this.log('host'),
       ready: /^ready$/m,
     });
-    await this.state.show(init);
+    await this.disk.show(init);
     return init;
   }
 
@@ -234,18 +242,18 @@ export class Host {
    * A power loss: every process of the host ends at once, and what was not synced is lost. `look` is called between the two,
    * when nothing moves any more and all that was written can still be read.
    */
-  async powerOff(look: () => void): Promise<void> {
+  async powerOff(look: () => Promise<void>): Promise<void> {
     const { init } = this;
     if (init) {
       // None of them is to see the others end, or its own disk fail.
       await freeze(() => this.processes());
-      look();
-      this.state.hide();
-      await this.state.loseUnsynced(init);
+      await look();
+      this.disk.hide();
+      await this.disk.loseUnsynced(init);
       // The kernel ends all others of the PID namespace before PID 1 is gone.
       await end([init]);
     }
-    this.state.hide();
+    this.disk.hide();
   }
 
   /** Seconds by which the clock of what starts on the host is ahead; negative when it is behind. */
@@ -264,9 +272,27 @@ export class Host {
     await writeDurable(this.outside(PRELOAD_FILE), `${CLOCK_LIBRARY}\n`);
   }
 
+  /** The state of its disk; that of a host that is off shows at its boot. */
+  get diskState(): DiskState {
+    const { init } = this;
+    return init ? this.disk.state(init) : 'normal';
+  }
+
+  /** Takes all space of it but this much. */
+  async fillDisk(leaveBytes: number): Promise<void> {
+    this.#on();
+    await this.disk.fill(leaveBytes);
+  }
+
+  /** Gives back what `fillDisk` took, be the host on or off; answers whether there was something. */
+  async freeDisk(): Promise<boolean> {
+    return this.disk.free(this.init !== null);
+  }
+
   /** Lets nothing be written that is not open for writing already. No-op if so. */
   async readOnly(): Promise<void> {
-    if (this.state.state(this.#on()) !== 'normal') return;
+    this.#on();
+    if (this.diskState !== 'normal') return;
     // The file system itself cannot become read-only while QEMU has disks open on it.
     const script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"';
     await this.exec(['bash', '-c', script, STATE_DIRECTORY]);
@@ -274,14 +300,13 @@ export class Host {
 
   /** Undoes `readOnly`. */
   async readWrite(): Promise<void> {
-    const { init } = this;
-    if (!init || this.state.state(init) !== 'read-only') return;
+    if (this.diskState !== 'read-only') return;
     await this.exec(['umount', '--lazy', STATE_DIRECTORY]);
   }
 
   /** Makes the file system meet an error. No-op if it has. */
   async failDisk(): Promise<void> {
-    if (this.state.state(this.#on()) !== 'failed') await this.state.fail(this.#on());
+    if (this.diskState !== 'failed') await this.disk.fail(this.#on());
   }
 
   #on(): Process {

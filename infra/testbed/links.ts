@@ -1,110 +1,162 @@
 /**
- * How well hosts reach each other and Temporal: rates, and frames that are lost on their way. All of it is done at the
- * bridge between them, so it outlives a power loss of a host, and goes with the bridge.
+ * How well hosts reach each other and Temporal. What a link is like is remembered in the testbed's state and made so at
+ * the bridge between the hosts, so it outlives a power loss of a host.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VmferryError } from '../../workflows/failures.ts';
-import { inside } from './network.ts';
+import { ALL, bitsPerSecond, loseFrames, plugLink, shapeLink, TEMPORAL, type Loss } from './network.ts';
 import type { Process } from './processes.ts';
+import type { State } from './state.ts';
 
-/** Of the parties at the bridge, the one that is no host. */
-export const TEMPORAL = 'temporal';
-
-/** Every party but the other one. */
-export const ALL = '*';
-
-/** Frames that get lost: those from one party (a host, TEMPORAL, ALL) to another. */
-export interface Loss {
-  from: string;
-  to: string;
+export interface CutOptions {
+  /** Only what the host sends is lost, or only what it would receive. Without it, both. */
+  way?: 'send' | 'receive';
+  /** From one other party alone: a host, or `temporal`. Without it, from all. */
+  from?: string;
 }
 
-/** Makes these losses happen, and no others. */
-export async function loseFrames(wan: Process, losses: Loss[]): Promise<void> {
-  await inside(wan, ['nft', '-f', '-'], { input: ruleset(losses) });
+export interface FlapOptions {
+  /** How often the link goes away. */
+  cycles: number;
+  /** Milliseconds. */
+  down: number;
+  up: number;
 }
 
-function ruleset(losses: Loss[]): string {
-  const rule = ({ from, to }: Loss): string =>
-    [
-      ...(from === ALL || from === TEMPORAL ? [] : [`iifname "${from}"`]),
-      ...(to === ALL || to === TEMPORAL ? [] : [`oifname "${to}"`]),
-      'drop',
-    ].join(' ');
-  const chain = (hook: string, rules: Loss[]): string =>
-    `chain ${hook} { type filter hook ${hook} priority 0; ${rules.map((loss) => `${rule(loss)}; `).join('')}}`;
-  // Temporal sits at the bridge itself, the hosts at its ports.
-  return `
-    add table bridge faults
-    delete table bridge faults
-    table bridge faults {
-      ${chain(
-        'forward',
-        losses.filter(({ from, to }) => from !== TEMPORAL && to !== TEMPORAL),
-      )}
-      ${chain(
-        'input',
-        losses.filter(({ to }) => to === TEMPORAL || to === ALL),
-      )}
-      ${chain(
-        'output',
-        losses.filter(({ from }) => from === TEMPORAL || from === ALL),
-      )}
+type LinkState = Pick<State, 'links' | 'losses' | 'slowPairs'>;
+
+export interface LinkSettings {
+  state: () => LinkState;
+  save: (change: Partial<LinkState>) => Promise<void>;
+  /** The process in whose network namespace the bridge is. */
+  wan: () => Process;
+  /** PID 1 of a host; null while it is off. Throws HostNotFound. */
+  init: (host: string) => Process | null;
+  address: (host: string) => string;
+}
+
+export class Links {
+  readonly #settings: LinkSettings;
+
+  constructor(settings: LinkSettings) {
+    this.#settings = settings;
+  }
+
+  /** Limits a link, or what goes between two hosts. */
+  async rate(host: string, rate: string, other?: string): Promise<void> {
+    const { init, save } = this.#settings;
+    init(host);
+    bitsPerSecond(rate);
+    if (other === undefined) {
+      await save({ links: { ...this.#state.links, [host]: { ...this.#link(host), rate } } });
+      return this.shape(host);
     }
-  `;
-}
-
-const UNITS: Record<string, number> = { kbit: 1e3, mbit: 1e6, gbit: 1e9 };
-
-/** Bits per second of `100mbit` and the like; null for `none`. Throws InvalidInput. */
-export function bitsPerSecond(rate: string): number | null {
-  if (rate === 'none') return null;
-  const match = /^(\d+)(kbit|mbit|gbit)$/.exec(rate);
-  const value = Number(match?.[1]) * (UNITS[match?.[2] ?? ''] ?? NaN);
-  if (!(value > 0)) throw new VmferryError('InvalidInput', `${rate} is no rate; write 100mbit, 500kbit, 1gbit or none`);
-  return value;
-}
-
-/** What a host's link carries. */
-export interface LinkRates {
-  /** In each direction. */
-  rate: string;
-  /** From these addresses; each has this much for itself, beside what the others have. */
-  from: { address: string; rate: string }[];
-}
-
-/** Limits what a host sends, by a queue of its own, and what it receives, by queues of its port. */
-export async function shapeLink(wan: Process, host: string, init: Process, link: LinkRates): Promise<void> {
-  const clear = (where: Process, device: string): Promise<unknown> =>
-    inside(where, ['tc', 'qdisc', 'delete', 'dev', device, 'root'], { okExitCodes: [0, 2] });
-  await clear(init, 'wan0');
-  await clear(wan, host);
-  const limited = link.rate !== 'none';
-  if (limited) await inside(init, ['tc', 'qdisc', 'add', 'dev', 'wan0', 'root', ...bucket(link.rate)]);
-  if (link.from.length === 0) {
-    if (limited) await inside(wan, ['tc', 'qdisc', 'add', 'dev', host, 'root', ...bucket(link.rate)]);
-    return;
+    init(other);
+    const others = this.#state.slowPairs.filter(({ hosts }) => !(hosts.includes(host) && hosts.includes(other)));
+    await save({ slowPairs: rate === 'none' ? others : [...others, { hosts: [host, other], rate }] });
+    await this.shape(host);
+    await this.shape(other);
   }
-  // This queue only sorts by sender; the buckets in it limit.
-  const tc = (...args: string[]): Promise<unknown> => inside(wan, ['tc', ...args]);
-  const sorted = (id: number): Promise<unknown> =>
-    tc('class', 'add', 'dev', host, 'parent', '1:', 'classid', `1:${id}`, 'htb', 'rate', '100gbit', 'quantum', '65536');
-  await tc('qdisc', 'add', 'dev', host, 'root', 'handle', '1:', 'htb', 'default', '1');
-  await sorted(1);
-  if (limited) await tc('qdisc', 'add', 'dev', host, 'parent', '1:1', ...bucket(link.rate));
-  for (const [position, { address, rate }] of link.from.entries()) {
-    const id = position + 2;
-    await sorted(id);
-    await tc('qdisc', 'add', 'dev', host, 'parent', `1:${id}`, ...bucket(slower(rate, link.rate)));
-    const match = ['u32', 'match', 'ip', 'src', `${address}/32`, 'flowid', `1:${id}`];
-    await tc('filter', 'add', 'dev', host, 'parent', '1:', 'protocol', 'ip', ...match);
+
+  /** Pulls a cable, or loses frames. */
+  async cut(host: string, { way, from }: CutOptions): Promise<void> {
+    this.#settings.init(host);
+    if (way === undefined && from === undefined) return this.#plug(host, true);
+    if (from !== undefined && from !== TEMPORAL) this.#settings.init(from);
+    if (from === host) throw new VmferryError('InvalidInput', `${host} cannot be cut off from itself`);
+    const other = from ?? ALL;
+    const cuts: Loss[] = [
+      ...(way === 'receive' ? [] : [{ from: host, to: other }]),
+      ...(way === 'send' ? [] : [{ from: other, to: host }]),
+    ];
+    await this.#lose([...this.#state.losses.filter((loss) => !cuts.some((cut) => same(cut, loss))), ...cuts]);
+  }
+
+  /** Undoes every cut of a host, or those between it and another party. */
+  async join(host: string, from?: string): Promise<void> {
+    this.#settings.init(host);
+    const ended = (loss: Loss): boolean =>
+      [loss.from, loss.to].includes(host) && (from === undefined || [loss.from, loss.to].includes(from));
+    await this.#lose(this.#state.losses.filter((loss) => !ended(loss)));
+    if (from === undefined) await this.#plug(host, false);
+  }
+
+  /** Loses all frames of a host again and again; the link is joined at the end. */
+  async flap(host: string, { cycles, down, up }: FlapOptions): Promise<void> {
+    const { init, wan } = this.#settings;
+    init(host);
+    const all: Loss[] = [
+      { from: host, to: ALL },
+      { from: ALL, to: host },
+    ];
+    try {
+      for (let cycle = 0; cycle < cycles; cycle++) {
+        await loseFrames(wan(), [...this.#state.losses, ...all]);
+        await sleep(down);
+        await loseFrames(wan(), this.#state.losses);
+        await sleep(up);
+      }
+    } finally {
+      await this.join(host);
+    }
+  }
+
+  /** Makes the link of a host that has booted what it was. */
+  async restore(host: string): Promise<void> {
+    await this.shape(host);
+    if (this.#link(host).cut) await this.#plug(host, true);
+  }
+
+  /** Sets the rates of a host's link; it has none while the host is off. */
+  async shape(host: string): Promise<void> {
+    const { init, wan, address } = this.#settings;
+    const process = init(host);
+    if (!process) return;
+    const from = this.#state.slowPairs
+      .filter(({ hosts }) => hosts.includes(host))
+      .map(({ hosts, rate }) => ({ address: address(hosts.find((end) => end !== host) ?? host), rate }));
+    await shapeLink(wan(), host, process, { rate: this.#link(host).rate, from });
+  }
+
+  /** Undoes all of it, a flap that was interrupted as well. Answers what it was. */
+  async heal(): Promise<string[]> {
+    const { links, losses, slowPairs } = this.#state;
+    const healed = [
+      ...Object.entries(links).flatMap(([host, { rate, cut }]) => [
+        ...(cut ? [`plugged in the cable of ${host}`] : []),
+        ...(rate === 'none' ? [] : [`freed the link of ${host} from ${rate}`]),
+      ]),
+      ...losses.map(({ from, to }) => `joined ${from === ALL ? 'all' : from} to ${to === ALL ? 'all' : to}`),
+      ...slowPairs.map(({ hosts, rate }) => `freed what goes between ${hosts.join(' and ')} from ${rate}`),
+    ];
+    await this.#settings.save({ links: {}, losses: [], slowPairs: [] });
+    await loseFrames(this.#settings.wan(), []);
+    for (const host of new Set([...Object.keys(links), ...slowPairs.flatMap(({ hosts }) => hosts)])) {
+      await this.shape(host);
+      if (links[host]?.cut === true) await this.#plug(host, false);
+    }
+    return healed;
+  }
+
+  async #plug(host: string, cut: boolean): Promise<void> {
+    const { init, save, wan } = this.#settings;
+    await save({ links: { ...this.#state.links, [host]: { ...this.#link(host), cut } } });
+    const process = init(host);
+    if (process) await plugLink(wan(), host, process, cut);
+  }
+
+  async #lose(losses: Loss[]): Promise<void> {
+    await this.#settings.save({ losses });
+    await loseFrames(this.#settings.wan(), losses);
+  }
+
+  #link(host: string): { rate: string; cut: boolean } {
+    return this.#state.links[host] ?? { rate: 'none', cut: false };
+  }
+
+  get #state(): LinkState {
+    return this.#settings.state();
   }
 }
 
-const slower = (one: string, other: string): string =>
-  (bitsPerSecond(one) ?? Infinity) <= (bitsPerSecond(other) ?? Infinity) ? one : other;
-
-function bucket(rate: string): string[] {
-  // 20 ms worth of tokens: less than a timer tick's worth would throttle below the rate.
-  const burst = Math.max(16_384, Math.ceil((bitsPerSecond(rate) ?? 0) / 8 / 50));
-  return ['tbf', 'rate', rate, 'burst', String(burst), 'latency', '50ms'];
-}
+const same = (one: Loss, other: Loss): boolean => one.from === other.from && one.to === other.to;

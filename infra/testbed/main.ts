@@ -6,7 +6,8 @@ import { constants } from 'node:os';
 import { Command, Option } from 'commander';
 import { FAILURES, VmferryError } from '../../workflows/failures.ts';
 import { HOST_NAMES } from './host.ts';
-import { Testbed, type CutOptions, type FlapOptions } from './testbed.ts';
+import type { CutOptions, FlapOptions } from './links.ts';
+import { Testbed } from './testbed.ts';
 
 const program = new Command('testbed')
   .description('Simulated vmferry hosts on this machine, with Temporal, PostgreSQL and a guest to move')
@@ -159,6 +160,14 @@ program
   .argument('<seconds>', 'negative to set it back (after `--`), 0 to set it right', Number)
   .action(async (host: string, seconds: number) => (await Testbed.open()).skewClock(host, seconds));
 onHost('reboot', 'a power loss, and a boot', (testbed, host) => testbed.reboot(host));
+
+program
+  .command('heal')
+  .description('undo every fault, and start whatever is down')
+  .action(async () => {
+    const did = await (await Testbed.open()).heal();
+    for (const line of did.length > 0 ? did : ['nothing to do']) print(line);
+  });
 
 program
   .command('console')

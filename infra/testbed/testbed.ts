@@ -18,16 +18,9 @@ import { Control, type ControlDaemon } from './control.ts';
 import { stillAttached } from './disk.ts';
 import { ensureGuest, guestImage, type GuestImage } from './guest/guest.ts';
 import { GUEST_DIRECTORY, Host, HOST_NAMES, REPOSITORY, type HostDaemon } from './host.ts';
-import { ALL, bitsPerSecond, loseFrames, shapeLink, TEMPORAL, type Loss } from './links.ts';
-import {
-  connectHost,
-  connectMachine,
-  disconnectMachine,
-  hostConnected,
-  machineConnected,
-  network,
-  plugLink,
-} from './network.ts';
+import { heal } from './heal.ts';
+import { Links, type CutOptions, type FlapOptions } from './links.ts';
+import { connectHost, connectMachine, disconnectMachine, hostConnected, machineConnected, network } from './network.ts';
 import {
   end,
   find,
@@ -41,6 +34,7 @@ import {
   type Process,
 } from './processes.ts';
 import { installProfile, removeProfile, writeProfile, type ProfileSettings } from './profile.ts';
+import { together } from './together.ts';
 import { claimDirectory, loadState, saveState, testbedDirectory, withTestbedLock, type State } from './state.ts';
 
 export interface UpOptions {
@@ -63,20 +57,8 @@ export interface UpOptions {
 /** Daemons, QEMU processes, or the whole host. */
 export type HostPart = Exclude<HostDaemon, 'virtlogd'> | 'qemu' | 'host';
 
-export interface CutOptions {
-  /** Only what the host sends is lost, or only what it would receive. Without it, both. */
-  way?: 'send' | 'receive';
-  /** From one other party alone: a host, or `temporal`. Without it, from all. */
-  from?: string;
-}
-
-export interface FlapOptions {
-  /** How often the link goes away. */
-  cycles: number;
-  /** Milliseconds. */
-  down: number;
-  up: number;
-}
+/** Told the host; the power goes when it is done. */
+export type LastLook = (host: string) => void | Promise<void>;
 
 /** What the guest says about itself; see guest/guest.c. */
 export interface GuestStatus {
@@ -117,7 +99,7 @@ export interface PartStatus {
 export class Testbed {
   readonly directory: string;
   #state: State;
-  readonly #lookers = new Set<(host: string) => void>();
+  readonly #lookers = new Set<LastLook>();
 
   private constructor(directory: string, state: State) {
     this.directory = directory;
@@ -215,16 +197,7 @@ export class Testbed {
 
   /** Limits a host's link in both directions, or what goes between it and `other`, until told otherwise: `100mbit`, `none`. */
   async rate(host: string, rate: string, other?: string): Promise<void> {
-    const { name } = this.#host(host);
-    bitsPerSecond(rate);
-    if (other === undefined) {
-      await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), rate } } });
-      return this.#shape(name);
-    }
-    const hosts: [string, string] = [name, this.#host(other).name];
-    const others = this.#state.slowPairs.filter((pair) => !hosts.every((end) => pair.hosts.includes(end)));
-    await this.#save({ slowPairs: rate === 'none' ? others : [...others, { hosts, rate }] });
-    for (const end of hosts) await this.#shape(end);
+    await this.#links.rate(host, rate, other);
   }
 
   /**
@@ -232,44 +205,17 @@ export class Testbed {
    * or between the host and one other party. Cuts add up.
    */
   async cut(host: string, options: CutOptions = {}): Promise<void> {
-    const { name } = this.#host(host);
-    const { way, from } = options;
-    if (way === undefined && from === undefined) return this.#plug(name, true);
-    const other = from === undefined ? ALL : from === TEMPORAL ? TEMPORAL : this.#host(from).name;
-    const cuts: Loss[] = [
-      ...(way === 'receive' ? [] : [{ from: name, to: other }]),
-      ...(way === 'send' ? [] : [{ from: other, to: name }]),
-    ];
-    await this.#lose([...this.#state.losses.filter((loss) => !cuts.some((cut) => same(cut, loss))), ...cuts]);
+    await this.#links.cut(host, options);
   }
 
   /** Undoes every cut of this host, or those between it and one other party (a host, or `temporal`). */
   async join(host: string, from?: string): Promise<void> {
-    const { name } = this.#host(host);
-    const ended = (loss: Loss): boolean =>
-      [loss.from, loss.to].includes(name) && (from === undefined || [loss.from, loss.to].includes(from));
-    await this.#lose(this.#state.losses.filter((loss) => !ended(loss)));
-    if (from === undefined) await this.#plug(name, false);
+    await this.#links.join(host, from);
   }
 
   /** Loses all frames of a host for `down` ms, lets them through for `up` ms, `cycles` times; the link is joined then. */
-  async flap(host: string, { cycles, down, up }: FlapOptions): Promise<void> {
-    const { name } = this.#host(host);
-    const { losses } = this.#state;
-    const none: Loss[] = [
-      { from: name, to: ALL },
-      { from: ALL, to: name },
-    ];
-    try {
-      for (let cycle = 0; cycle < cycles; cycle++) {
-        await loseFrames(this.#wan(), [...losses, ...none]);
-        await sleep(down);
-        await loseFrames(this.#wan(), losses);
-        await sleep(up);
-      }
-    } finally {
-      await this.join(name);
-    }
+  async flap(host: string, options: FlapOptions): Promise<void> {
+    await this.#links.flap(host, options);
   }
 
   /**
@@ -283,7 +229,9 @@ export class Testbed {
     if (where === 'control') return this.#control.end(controlPart(what), signal);
     const host = this.#host(where);
     const { part, instance } = hostPart(what);
-    if (part === 'host') return host.powerOff(() => this.#lookers.forEach((look) => look(where)));
+    if (part === 'host') {
+      return host.powerOff(() => together([...this.#lookers].map(async (look) => look(where))));
+    }
     if (part === 'qemu') return end(present(host.qemus(instance), where, instance), signal);
     if (part === 'second-worker') return host.endSecondWorker(signal);
     await host.endDaemon(part, signal);
@@ -291,9 +239,9 @@ export class Testbed {
 
   /**
    * Calls `look` whenever a host is about to lose its power: nothing on it moves any more, and what it has written but not
-   * synced can be read for the last time. Answers how to end that.
+   * synced can be read for the last time. Who has files of its disk open closes them now. Answers how to end that.
    */
-  beforePowerLoss(look: (host: string) => void): () => void {
+  beforePowerLoss(look: LastLook): () => void {
     this.#lookers.add(look);
     return () => this.#lookers.delete(look);
   }
@@ -334,7 +282,7 @@ export class Testbed {
 
   /** Why the disk of this host takes no faults; null if it does. */
   diskFaultless(host: string): string | null {
-    return this.#host(host).state.plain;
+    return this.#host(host).disk.plain;
   }
 
   /**
@@ -342,15 +290,12 @@ export class Testbed {
    * cluster is paused by QEMU (`virsh domstate --reason`: I/O error) and stays so.
    */
   async fillDisk(host: string, leaveBytes = 0): Promise<void> {
-    const { state, init } = this.#host(host);
-    if (!init) throw new VmferryError('HostUnreachable', `The simulated host ${host} is off`);
-    await state.fill(leaveBytes);
+    await this.#host(host).fillDisk(leaveBytes);
   }
 
   /** Gives the space back. Guests that were paused for want of it stay paused: `virsh resume` is for vmferry or people. */
   async freeDisk(host: string): Promise<void> {
-    const { state, init } = this.#host(host);
-    await state.free(init !== null);
+    await this.#host(host).freeDisk();
   }
 
   /**
@@ -372,7 +317,7 @@ export class Testbed {
   /** Undoes `readOnly`. A disk that has failed is repaired as in real life, by a reboot: it ends all guests of the host. */
   async readWrite(name: string): Promise<void> {
     const host = this.#host(name);
-    if (host.init && host.state.state(host.init) === 'failed') await this.reboot(name);
+    if (host.diskState === 'failed') await this.reboot(name);
     else await host.readWrite();
   }
 
@@ -389,6 +334,16 @@ export class Testbed {
     for (const what of running.toReversed()) await this.kill(name, what);
     await host.setClock(seconds);
     for (const what of running) await this.start(name, what);
+  }
+
+  /**
+   * Undoes every fault, whatever they are together, and starts whatever is down: all of the testbed serves then. Guests are
+   * left as they are: what a power loss has ended or a full disk has paused is for vmferry or people. Answers what it did.
+   */
+  async heal(): Promise<string[]> {
+    this.#state = (await loadState(this.directory)) ?? this.#state;
+    const control = this.bare ? null : this.#control;
+    return heal(this, { hosts: this.hosts.map((name) => this.#host(name)), control, links: this.#links });
   }
 
   /** Everything that belongs to the testbed, and its pid on the machine; null for what does not run. */
@@ -559,10 +514,8 @@ export class Testbed {
     }
     const init = await host.boot(guest);
     if (!(await hostConnected(init))) {
-      const { cut } = this.#link(host.name);
       await connectHost(this.#wan(), host.name, init, address, network.machine(index));
-      await this.#shape(host.name);
-      if (cut) await plugLink(this.#wan(), host.name, init, true);
+      await this.#links.restore(host.name);
     }
     await host.startLibvirt();
   }
@@ -592,29 +545,14 @@ export class Testbed {
     return null;
   }
 
-  async #plug(name: string, cut: boolean): Promise<void> {
-    const host = this.#host(name);
-    await this.#save({ links: { ...this.#state.links, [name]: { ...this.#link(name), cut } } });
-    if (host.init) await plugLink(this.#wan(), name, host.init, cut);
-  }
-
-  /** Sets the rates of a host's link; it has none while the host is off. */
-  async #shape(name: string): Promise<void> {
-    const { init } = this.#host(name);
-    if (!init) return;
-    const from = this.#state.slowPairs
-      .filter(({ hosts }) => hosts.includes(name))
-      .map(({ hosts, rate }) => ({ address: this.#address(hosts.find((end) => end !== name) ?? name), rate }));
-    await shapeLink(this.#wan(), name, init, { rate: this.#link(name).rate, from });
-  }
-
-  async #lose(losses: Loss[]): Promise<void> {
-    await this.#save({ losses });
-    await loseFrames(this.#wan(), losses);
-  }
-
-  #address(host: string): string {
-    return network.host(this.#index, positionOf(host));
+  get #links(): Links {
+    return new Links({
+      state: () => this.#state,
+      save: (change) => this.#save(change),
+      wan: () => this.#wan(),
+      init: (host) => this.#host(host).init,
+      address: (host) => network.host(this.#index, positionOf(host)),
+    });
   }
 
   /** The processes that are a part of the testbed, as they are now. */
@@ -625,10 +563,6 @@ export class Testbed {
     if (part === 'host') return host.processes();
     if (part === 'qemu') return host.qemus(instance);
     return host.family(part);
-  }
-
-  #link(name: string): { rate: string; cut: boolean } {
-    return this.#state.links[name] ?? { rate: 'none', cut: false };
   }
 
   #host(name: string): Host {
@@ -672,12 +606,6 @@ export class Testbed {
   }
 }
 
-/** Waits for all of them even if one fails: nothing goes on behind the back of whoever is told of the failure. */
-async function together(tasks: Promise<unknown>[]): Promise<void> {
-  const failed = (await Promise.allSettled(tasks)).find((result) => result.status === 'rejected');
-  if (failed) throw failed.reason;
-}
-
 /** Of the file system for what vmferry keeps, if nothing else is asked for. */
 const DISK_MIB = 8192;
 
@@ -694,8 +622,6 @@ function emptyState(bare: boolean): State {
 }
 
 const positionOf = (host: string): number => HOST_NAMES.findIndex((name) => name === host);
-
-const same = (one: Loss, other: Loss): boolean => one.from === other.from && one.to === other.to;
 
 function hostPart(what: string): { part: HostPart; instance?: string } {
   if (what.startsWith('qemu:')) return { part: 'qemu', instance: what.slice('qemu:'.length) };

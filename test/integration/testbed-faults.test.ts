@@ -1,7 +1,6 @@
-/** The faults that a testbed can inject: each is shown to bite, and to be undone. */
+/** Frozen processes, a second worker, and links that lose or slow what they carry: each is shown to bite, and to be undone. */
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Testbed } from '../../infra/testbed/testbed.ts';
@@ -15,7 +14,7 @@ const CONTROL = ['worker', 'temporal', 'postgres'] as const;
 const moving = (pid: number): string[] =>
   /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')) ? [] : [`${pid}`];
 
-describe('the faults of a testbed', { skip: cannotRun }, () => {
+describe('a testbed with faults of processes and links', { skip: cannotRun }, () => {
   let pool: Pool;
   let testbed: Testbed;
   let guest: Guest;
@@ -105,7 +104,6 @@ describe('the faults of a testbed', { skip: cannotRun }, () => {
   });
 
   it('runs a second worker beside a frozen one', async () => {
-    const { disk } = testbed.imagePaths;
     await testbed.kill('alpha', 'second-worker'); // nothing to do
     await testbed.freeze('alpha', 'worker');
     const serves = async (): Promise<boolean> => {
@@ -118,12 +116,12 @@ describe('the faults of a testbed', { skip: cannotRun }, () => {
     await testbed.start('alpha', 'second-worker');
     assert.equal(pids('alpha', 'second-worker').length, 1);
     assert.ok(await serves());
-    await pool.ok('images', 'add', disk, '--host', 'alpha');
+    await pool.addImage('alpha');
     await testbed.thaw('alpha', 'worker');
     await testbed.kill('alpha', 'second-worker');
     assert.equal(pids('alpha', 'second-worker').length, 0);
     assert.ok(await serves());
-    await pool.ok('images', 'add', disk, '--host', 'alpha');
+    await pool.addImage('alpha');
   });
 
   it('loses what a host sends, or what it would receive', async () => {
@@ -191,137 +189,5 @@ describe('the faults of a testbed', { skip: cannotRun }, () => {
     assert.ok(performance.now() - begun >= 3600);
     await connectsAgain(testbed, 'alpha', 'beta');
     await connectsAgain(testbed, 'alpha', 'wan');
-  });
-
-  it('sets a clock wrong for all that starts on a host, and right again', async () => {
-    const ahead = async (host: string, command: readonly [string, ...string[]]): Promise<number> => {
-      const { stdout } = await testbed.exec(host, command);
-      return Math.round(Number(stdout) - Date.now() / 1000);
-    };
-    const date = ['date', '+%s.%N'] as const;
-    const near = (value: number, expected: number): void =>
-      assert.ok(Math.abs(value - expected) <= 5, `${value} s ahead, not ${expected}`);
-    const libvirtd = pids('alpha', 'libvirtd');
-    for (const seconds of [3600, -3600]) {
-      await testbed.skewClock('alpha', seconds);
-      near(await ahead('alpha', date), seconds);
-      near(await ahead('alpha', [process.execPath, '-p', 'Date.now() / 1000']), seconds);
-      near(await ahead('beta', date), 0);
-      const started = performance.now();
-      await testbed.exec('alpha', ['timeout', '10', process.execPath, '-e', 'setTimeout(() => {}, 300)']);
-      assert.ok(performance.now() - started < 5000, 'a time limit is what it was');
-    }
-    assert.notDeepEqual(pids('alpha', 'libvirtd'), libvirtd);
-    const late = await pool.spawn('alpha', 'late');
-    near(Math.round(((await testbed.guestStatus('alpha', late.ip)).wall - Date.now()) / 1000), -3600);
-    near(Math.round(((await testbed.guestStatus('alpha', guest.ip)).wall - Date.now()) / 1000), 0);
-    await testbed.kill('alpha', 'worker');
-    await testbed.start('alpha', 'worker');
-    const [worker] = pids('alpha', 'worker');
-    assert.match(readFileSync(`/proc/${worker}/maps`, 'utf8'), /clock\.so/, 'a worker that starts later has it too');
-    await testbed.skewClock('alpha', 0);
-    await testbed.skewClock('alpha', 0);
-    near(await ahead('alpha', date), 0);
-    assert.doesNotMatch(readFileSync(`/proc/${pids('alpha', 'worker')[0]}/maps`, 'utf8'), /clock\.so/);
-    await assert.rejects(testbed.skewClock('alpha', 0.5), { type: 'InvalidInput' });
-    await pool.ok('instances', 'delete', late.id, '--yes');
-  });
-
-  describe('of the disk', () => {
-    const state = (path: string): string => testbed.outside('alpha', `/var/lib/vmferry/${path}`);
-    const node = (script: string): Promise<unknown> =>
-      testbed.exec('alpha', [process.execPath, '--input-type=module', '-e', script]);
-    const guestState = async (): Promise<string> =>
-      (await testbed.exec('alpha', ['virsh', '--quiet', 'domstate', '--reason', guest.id])).stdout.trim();
-
-    it('are possible on this machine', () => {
-      assert.equal(testbed.diskFaultless('alpha'), null);
-    });
-
-    it('fill it to the last block and give it back', async () => {
-      await testbed.fillDisk('alpha');
-      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'ENOSPC' });
-      await testbed.fillDisk('alpha', 1_000_000);
-      writeFileSync(state('new'), Buffer.alloc(900_000));
-      assert.throws(() => writeFileSync(state('newer'), Buffer.alloc(200_000)), { code: 'ENOSPC' });
-      await testbed.freeDisk('alpha');
-      await testbed.freeDisk('alpha');
-      writeFileSync(state('newer'), Buffer.alloc(2_000_000));
-      await testbed.exec('alpha', ['rm', '/var/lib/vmferry/new', '/var/lib/vmferry/newer']);
-    });
-
-    it('pause a guest that needs space, until somebody lets it go on', async () => {
-      await testbed.fillDisk('alpha');
-      const writing = testbed.guestGet('alpha', guest.ip, '/write?mib=16');
-      for (const deadline = Date.now() + 30_000; (await guestState()) !== 'paused (I/O error)'; await sleep(100)) {
-        assert.ok(Date.now() < deadline, 'the guest runs on');
-      }
-      await testbed.freeDisk('alpha');
-      assert.equal(await guestState(), 'paused (I/O error)');
-      await testbed.exec('alpha', ['virsh', '--quiet', 'resume', guest.id]);
-      assert.deepEqual(await writing, { mib: 16 });
-      const { gaps, torn } = await testbed.guestDiskCheck('alpha', guest.ip);
-      assert.deepEqual({ gaps, torn }, { gaps: 0, torn: 0 });
-    });
-
-    it('make it read-only for all but what is open', async () => {
-      await testbed.readOnly('alpha');
-      await testbed.readOnly('alpha');
-      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'EROFS' });
-      assert.throws(() => renameSync(state('images'), state('pictures')), { code: 'EROFS' });
-      assert.deepEqual(await testbed.guestGet('alpha', guest.ip, '/write?mib=2'), { mib: 2 });
-      await testbed.readWrite('alpha');
-      await testbed.readWrite('alpha');
-      writeFileSync(state('new'), 'x');
-    });
-
-    it('lose what was not synced with the power, and nothing that was', async () => {
-      const folder = '/var/lib/vmferry/power';
-      await testbed.exec('alpha', ['mkdir', folder]);
-      await testbed.exec('alpha', ['sync', '--file-system', folder]);
-      const [durable, records] = ['node:fs', join(import.meta.dirname, '../../activities/records/durable.ts')];
-      await node(`
-        import { renameSync, writeFileSync } from '${durable}';
-        import { createOnce, makeDirectory, writeDurable } from '${records}';
-        writeFileSync('${folder}/careless.new', 'whole');
-        renameSync('${folder}/careless.new', '${folder}/careless');
-        await writeDurable('${folder}/durable', 'whole');
-        await createOnce('${folder}/once', 'whole');
-        await makeDirectory('${folder}/one/two');
-        writeFileSync('${folder}/last.new', 'whole');
-        renameSync('${folder}/last.new', '${folder}/last');
-      `);
-      // Somebody keeps a file of the old file system open; the boot is not to wait for him.
-      const open = openSync(state('power/durable'), 'r');
-      let look = '';
-      const stop = testbed.beforePowerLoss((host) => (look = `${host} ${readFileSync(state('power/last'), 'utf8')}`));
-      await testbed.kill('alpha', 'host');
-      stop();
-      assert.equal(look, 'alpha whole', 'until the power goes all of it is there');
-      assert.ok(!existsSync(state('power')), 'the disk of a host that is off cannot be seen');
-      await testbed.start('alpha', 'host');
-      const found = Object.fromEntries(
-        readdirSync(state('power'), { withFileTypes: true }).map((entry) => [
-          entry.name,
-          entry.isDirectory() ? 'directory' : readFileSync(state(`power/${entry.name}`), 'utf8'),
-        ]),
-      );
-      // What was synced later has taken its name along, not its content.
-      assert.deepEqual(found, { careless: '', durable: 'whole', once: 'whole', one: 'directory' });
-      assert.ok(existsSync(state('power/one/two')));
-      closeSync(open);
-      await pool.ok('images', 'add', testbed.imagePaths.disk, '--host', 'alpha');
-    });
-
-    it('fail and are repaired by a reboot', async () => {
-      const { id, ip } = await pool.spawn('alpha', 'unlucky');
-      await testbed.failDisk('alpha');
-      await testbed.failDisk('alpha');
-      assert.throws(() => writeFileSync(state('new'), 'x'), { code: 'EROFS' });
-      await assert.rejects(testbed.guestGet('alpha', ip, '/write?mib=2'), /error/);
-      await testbed.readWrite('alpha');
-      writeFileSync(state('new'), 'x');
-      assert.ok(existsSync(state(`instances/${id}`)));
-    });
   });
 });

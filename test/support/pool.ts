@@ -61,12 +61,16 @@ export class Pool {
     return json as T;
   }
 
+  /** Adds the guest image at a host. Idempotent. */
+  addImage(host: string): Promise<{ id: string }> {
+    const { disk, kernel, initrd, cmdline } = this.testbed.imagePaths;
+    const boot = ['--kernel', kernel, '--initrd', initrd, '--cmdline', cmdline];
+    return this.ok('images', 'add', disk, '--host', host, ...boot);
+  }
+
   /** Adds the guest image at a host and boots an instance there; resolves when it answers HTTP. */
   async spawn(host: string, name: string, options: string[] = []): Promise<Guest> {
-    const { disk, kernel, initrd, cmdline } = this.testbed.imagePaths;
-    const image = await this.ok<{ id: string }>(
-      ...['images', 'add', disk, '--host', host, '--kernel', kernel, '--initrd', initrd, '--cmdline', cmdline],
-    );
+    const image = await this.addImage(host);
     const instance = await this.ok<{ instanceId: string; address: { ip: string } }>(
       ...['images', 'spawn', image.id, '--host', host, '--name', name, ...options],
     );
@@ -75,7 +79,7 @@ export class Pool {
     return guest;
   }
 
-  async answers(host: string, guest: Guest, seconds = 30): Promise<void> {
+  async answers(host: string, guest: Guest, seconds = 60): Promise<void> {
     for (const deadline = Date.now() + seconds * 1000; ; await sleep(200)) {
       try {
         await this.testbed.guestStatus(host, guest.ip);
