@@ -1,0 +1,147 @@
+/** A testbed with many small guests, and vmferry's own client in this process to drive them. */
+import { randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { openApi, type Api, type Orchestrator, type Running } from '../../client/api.ts';
+import { loadProfile } from '../../client/profile.ts';
+import { Testbed, type UpOptions } from '../../infra/testbed/testbed.ts';
+import type { HostId, InstanceId, MoveOptions, MoveResult } from '../../workflows/contract.ts';
+import { VmferryError } from '../../workflows/failures.ts';
+
+export interface Guest {
+  id: InstanceId;
+  name: string;
+  ip: string;
+  /** Where the last settled move left it. */
+  host: HostId;
+}
+
+/** With less, the guest's kernel does not come up. */
+export const GUEST_MEMORY = 128 * 1024 * 1024;
+
+export class Fleet {
+  readonly testbed: Testbed;
+  readonly guests: Guest[] = [];
+  #api: Api;
+
+  private constructor(testbed: Testbed, api: Api) {
+    this.testbed = testbed;
+    this.#api = api;
+  }
+
+  static async up(options: Omit<UpOptions, 'directory'> = {}): Promise<Fleet> {
+    const directory = join(tmpdir(), `vmferry-safety-${randomUUID().slice(0, 8)}`);
+    const testbed = await Testbed.up({ ...options, directory });
+    const profile = await loadProfile({ file: testbed.profilePath, env: process.env });
+    return new Fleet(testbed, openApi(profile));
+  }
+
+  async down(): Promise<void> {
+    await this.#api.close();
+    if (process.env['VMFERRY_KEEP'] === undefined) await this.testbed.down();
+    else console.log(`kept: VMFERRY_TESTBED=${this.testbed.directory}`);
+  }
+
+  temporal(): Promise<Orchestrator> {
+    return this.#api.temporal();
+  }
+
+  /** Puts the test image on every host and boots `count` guests, in turn on each of `hosts`. */
+  async spawn(count: number, hosts: readonly HostId[]): Promise<void> {
+    const temporal = await this.temporal();
+    const { disk, kernel, initrd, cmdline } = this.testbed.imagePaths;
+    const never = new AbortController().signal;
+    const [first = ''] = this.testbed.hosts;
+    const adding = await temporal.start('addImage', {
+      ...{ host: first, path: disk, kernelPath: kernel, initrdPath: initrd, cmdline },
+    });
+    const image = await adding.result(never);
+    for (const destination of this.testbed.hosts.slice(1)) {
+      await (await temporal.start('pull', { kind: 'image', id: image.id, destination })).result(never);
+    }
+    const born = Array.from({ length: count }, (_, index) => index).map(async (index) => {
+      const host = hosts[index % hosts.length] ?? first;
+      const name = `guest${String(this.guests.length + index + 1).padStart(2, '0')}`;
+      const spawning = await temporal.start('spawn', {
+        ...{ instanceId: randomUUID(), host, imageId: image.id, name },
+        ...{ memoryBytes: GUEST_MEMORY, vcpus: 1, domainType: 'qemu' as const },
+      });
+      const { instanceId, address } = await spawning.result(never);
+      return { id: instanceId, name, ip: address.ip, host };
+    });
+    this.guests.push(...(await Promise.all(born)));
+    await Promise.all(this.guests.map((guest) => this.answers(guest, guest.host)));
+  }
+
+  /** Resolves when the guest answers on a host. */
+  async answers(guest: Guest, host: HostId, seconds = 90): Promise<void> {
+    for (const deadline = Date.now() + seconds * 1000; ; await sleep(500)) {
+      try {
+        await this.testbed.guestStatus(host, guest.ip);
+        return;
+      } catch (cause) {
+        if (Date.now() < deadline) continue;
+        throw new VmferryError('HostUnreachable', `${guest.name} does not answer on ${host}`, { cause });
+      }
+    }
+  }
+
+  /** The owner, by the catalog. */
+  async hostOf(guest: Guest): Promise<HostId> {
+    return (await (await this.#api.catalog()).findInstance(guest.id)).host;
+  }
+
+  async migrate(guest: Guest, destination: HostId, options: MoveOptions = {}): Promise<Running<MoveResult>> {
+    const input = { instanceId: guest.id, destination, options };
+    return (await this.temporal()).start('migrate', input, { instanceName: guest.name, source: guest.host });
+  }
+
+  /** A workflow's end, however often Temporal is away meanwhile. Throws as the workflow failed, or after the limit. */
+  async end<T>(running: Running<T>, limitSeconds: number): Promise<T> {
+    const limit = AbortSignal.timeout(Math.ceil(limitSeconds * 1000));
+    for (;;) {
+      try {
+        return await running.result(limit);
+      } catch (error) {
+        if (limit.aborted || !(error instanceof VmferryError) || error.type !== 'ServerUnreachable') throw error;
+        await sleep(500);
+      }
+    }
+  }
+
+  /** Waits for whatever moves the guest now, also if nobody was told that it was begun. */
+  async idle(guest: Guest, limitSeconds: number): Promise<void> {
+    const running = await (await this.temporal()).runningOn(guest.id);
+    // How it ends is seen by what it leaves.
+    await (running && this.end(running, limitSeconds).catch(() => undefined));
+  }
+
+  /** Asks a worker to stop at a point of one instance's move; see workers/fault-points.ts. */
+  async hold(where: string, point: string, instance: InstanceId): Promise<Held> {
+    const folder =
+      where === 'control'
+        ? join(this.testbed.directory, 'faults')
+        : this.testbed.outside(where, '/var/lib/vmferry-faults');
+    await mkdir(folder, { recursive: true });
+    const path = join(folder, `${point}.${instance}`);
+    await rm(`${path}.reached`, { force: true });
+    await writeFile(path, '');
+    return {
+      reached: () => existsSync(`${path}.reached`),
+      release: async () => {
+        await rm(path, { force: true });
+        await rm(`${path}.reached`, { force: true });
+      },
+    };
+  }
+}
+
+export interface Held {
+  /** Does the worker stand there? */
+  reached: () => boolean;
+  /** Lets it go on; also takes back a request that was not reached. */
+  release: () => Promise<void>;
+}

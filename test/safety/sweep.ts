@@ -1,0 +1,97 @@
+/** Runs cases of the sweep in waves on one testbed, and has the history of each guest judged after its wave. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Fault } from './faults.ts';
+import { Fleet, type Guest } from './fleet.ts';
+import { Observer } from './observe/observer.ts';
+import { backInService } from './service.ts';
+import type { Violation } from './history.ts';
+import { OTHER, runWave, sourceOf, STRUCK, type Cell, type Outcome } from './wave.ts';
+
+/** As many small guests as two cores carry. */
+const GUESTS = 14;
+const SETTLE_SECONDS = 45;
+
+export class Sweep {
+  readonly #fleet: Fleet;
+  readonly #observer: Observer;
+  readonly #log: (line: string) => void;
+
+  private constructor(fleet: Fleet, observer: Observer, log: (line: string) => void) {
+    this.#fleet = fleet;
+    this.#observer = observer;
+    this.#log = log;
+  }
+
+  static async up(log: (line: string) => void, guests = GUESTS): Promise<Sweep> {
+    const fleet = await Fleet.up({ hosts: 2, log });
+    try {
+      log(`booting ${guests} guests`);
+      await fleet.spawn(guests, [STRUCK, OTHER]);
+      const observer = await Observer.start(fleet.testbed, { log });
+      for (const guest of fleet.guests) observer.watch(guest);
+      return new Sweep(fleet, observer, log);
+    } catch (error) {
+      await fleet.down();
+      throw error;
+    }
+  }
+
+  async down(): Promise<void> {
+    await this.#observer.finish();
+    await this.#fleet.down();
+  }
+
+  /** Runs every case, as many at a time as there are guests where they are needed; `onOutcome` is told of each. */
+  async run(cells: readonly Cell[], onOutcome: (outcome: Outcome) => Promise<void>): Promise<void> {
+    for (const fault of new Set(cells.map((cell) => cell.fault))) {
+      let left = cells.filter((cell) => cell.fault === fault);
+      while (left.length > 0) {
+        const wave = assign(left, this.#fleet.guests);
+        left = left.filter((cell) => !wave.some((taken) => taken.cell === cell));
+        for (const outcome of await this.#wave(fault, wave)) await onOutcome(outcome);
+      }
+    }
+  }
+
+  async #wave(fault: Fault, wave: readonly { cell: Cell; guest: Guest }[]): Promise<Outcome[]> {
+    const begun = performance.now();
+    this.#log(
+      `${fault.name}: ${wave.map(({ cell, guest }) => `${guest.name} ${cell.role} ${cell.point.name}`).join(', ')}`,
+    );
+    await Promise.all(wave.map(({ guest }) => this.#observer.checkpoint(guest.id)));
+    if (fault.disturbs) this.#observer.disturbance({ kind: fault.disturbs, host: STRUCK, note: fault.name });
+    const outcomes = await runWave(this.#fleet, fault, wave);
+    await this.#fleet.testbed.heal();
+    const problems = await backInService(this.#fleet);
+    const struck = outcomes.map(({ guest }) => guest.id);
+    for (const violation of await settledVerdict(this.#observer, struck)) {
+      const outcome = outcomes.find(({ guest }) => guest.id === violation.instance) ?? outcomes[0];
+      outcome?.problems.push(`invariant ${violation.invariant}: ${violation.text}`);
+    }
+    for (const { guest, text } of problems) outcomes.find((one) => one.guest === guest)?.problems.push(text);
+    const bad = outcomes.filter((outcome) => outcome.problems.length > 0);
+    for (const { cell, problems: found } of bad) {
+      this.#log(`  ✖ ${fault.name}, ${cell.role}, ${cell.point.name}: ${found.join('; ')}`);
+    }
+    const seconds = Math.round((performance.now() - begun) / 1000);
+    this.#log(`  ${outcomes.length - bad.length} of ${outcomes.length} as they must be, after ${seconds} s`);
+    return outcomes;
+  }
+}
+
+/** Gives each cell a guest that is where the cell needs it, as long as there is one. */
+function assign(cells: readonly Cell[], guests: readonly Guest[]): { cell: Cell; guest: Guest }[] {
+  const free = [...guests];
+  return cells.flatMap((cell) => {
+    const index = free.findIndex(({ host }) => host === sourceOf(cell, host));
+    return index < 0 ? [] : [{ cell, guest: free.splice(index, 1)[0] as Guest }];
+  });
+}
+
+/** What a host could not be told while it was down is done soon after it is back: the last word counts. */
+async function settledVerdict(observer: Observer, instances: readonly string[]): Promise<Violation[]> {
+  for (const deadline = performance.now() + SETTLE_SECONDS * 1000; ; await sleep(1000)) {
+    const violations = await observer.judgeNow(instances);
+    if (violations.length === 0 || performance.now() > deadline) return violations;
+  }
+}
