@@ -73,7 +73,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
 
   /** The guest lives on, on this host alone, with its RAM and a whole disk; nothing of the move is left. */
   async function unharmed(owner: string): Promise<void> {
-    await pool.answers(owner, guest, 120);
+    await pool.answers(owner, guest);
     assert.equal((await pool.testbed.guestStatus(owner, guest.ip)).token, token);
     // What a host could not be told while it was away it is told soon after it is back.
     let found: string[] = [];
@@ -146,7 +146,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
     await pool.ok('instances', 'save', bystander.id);
     assert.equal(await rogue.ask('beta', 'deleteImage', { imageId: image.id }), 'InUse');
     await pool.ok('instances', 'restore', bystander.id);
-    await pool.answers('beta', bystander, 120);
+    await pool.answers('beta', bystander);
   });
 
   it('f1: the guest has stopped for good at its source before its first instruction at the destination', async () => {
@@ -228,7 +228,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
     await pool.testbed.kill(there, 'host');
     await held.release();
     assert.equal((await move).exitCode, 9);
-    await pool.answers(here, guest, 120);
+    await pool.answers(here, guest);
     assert.equal((await pool.testbed.guestStatus(here, guest.ip)).token, token);
     assert.match(await virsh(here, 'dominfo', guest.id), /^Autostart: +enable$/m, 'it starts with its host as before');
 
@@ -319,7 +319,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
     }
     // A power loss of an earlier row may have taken it along.
     if ((await virsh('beta', 'domstate', bystander.id)) !== 'running') await virsh('beta', 'start', bystander.id);
-    await pool.answers('beta', bystander, 120);
+    await pool.answers('beta', bystander);
     const neighbour = (await pool.testbed.guestStatus('beta', bystander.ip)).token;
     const before = new Map([here, there].map((host) => [host, files(host)]));
     await pool.testbed.rate(there, '4mbit');
@@ -446,7 +446,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
     const disk = join(STATE, `instances/${guest.id}/g${newest}/vda.qcow2`);
     await pool.testbed.exec(there, ['qemu-img', 'check', '-f', 'qcow2', disk], { okExitCodes: [0, 3] });
     await pool.ok('instances', 'start', guest.id);
-    await pool.answers(there, guest, 120);
+    await pool.answers(there, guest);
     const { gaps, torn, boots } = await pool.testbed.guestDiskCheck(there, guest.ip);
     assert.deepEqual({ gaps, torn, boots }, { gaps: 0, torn: 0, boots: 2 });
   });
