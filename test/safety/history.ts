@@ -55,7 +55,7 @@ export interface WatchedInstance {
 
 /**
  * `power-loss` and `qemu-killed` may cost an instance its RAM; `fenced` is the operator's word that a host will not come
- * back with what it owned; `operator-deleted` names packages, images or instances. All others excuse nothing.
+ * back with what it owned, and costs the instances (`ids`) what they did since the package from which they go on; `operator-deleted` names packages, images or instances. All others excuse nothing.
  */
 export type DisturbanceKind =
   | 'power-loss'
@@ -159,15 +159,15 @@ export interface Span {
 export interface LedgerEntry {
   host: string;
   instance: string;
-  kind: 'owned' | 'decision' | 'seen' | 'receipt' | 'sealed';
+  kind: 'owned' | 'decision' | 'fence' | 'seen' | 'receipt' | 'sealed';
   generation: number;
   written: Between;
   /** When a power loss took it, which had not been synced: nobody can have acted on it. Null: it is there. */
   gone: Between | null;
   packageId: string | null;
   /** Of a decision. */
-  decision: 'release' | 'return' | 'end' | null;
-  /** The host to which a release gives the instance. */
+  decision: 'release' | 'return' | 'end' | 'fence' | null;
+  /** The host to which a release or a fence gives the instance. */
   to: string | null;
 }
 

@@ -186,6 +186,40 @@ export class Tale {
     return this.#reboots();
   }
 
+  /** Its host died for good, and the operator lets it go on elsewhere from the package by which it had come. */
+  fence(to: string): this {
+    const { host: dead, history } = this;
+    const next = this.generation + 1;
+    const sealed = history.packages.at(-1);
+    if (!sealed) throw new Error('there is no package to go on from');
+    const said = history.consoles.at(-1)?.spans[0];
+    history.disturbances.push({ kind: 'power-loss', at: this.at, host: dead, ids: null, note: null });
+    history.outages.push({ host: dead, from: this.at + 30, to: null });
+    this.at += 40;
+    this.#ends();
+    this.#run = null;
+    this.at += 1_000;
+    history.disturbances.push({ kind: 'fenced', at: this.at, host: dead, ids: [INSTANCE], note: null });
+    this.at += 100;
+    this.#ledger(to, 'fence', next, { packageId: sealed.id, to });
+    this.#ledger(to, 'seen', next, { packageId: sealed.id });
+    this.#seals(to, sealed.id);
+    this.#appears(to, `instances/${INSTANCE}/g${next}`);
+    this.#appears(to, `instances/${INSTANCE}/g${next}/vda.qcow2`);
+    this.#record(to, `network/${INSTANCE}.json`, {});
+    [this.host, this.generation, this.#folder] = [to, next, next];
+    this.#life = this.#begins();
+    this.at += 500;
+    this.#ledger(to, 'owned', next);
+    this.#record(to, `instances/${INSTANCE}/resumed-${next}.json`, {});
+    this.at += 60;
+    const lost = this.count - ((said?.from ?? 1) - 1);
+    this.count -= lost;
+    this.#lines -= lost;
+    this.#resume();
+    return this.run(5);
+  }
+
   killed(): this {
     this.history.disturbances.push({ kind: 'qemu-killed', at: this.at, host: this.host, ids: [INSTANCE], note: null });
     return this.#reboots();
@@ -206,7 +240,7 @@ export class Tale {
       domains: name === host ? [{ uuid: INSTANCE, name: 'guest', running: true, active: true, persistent: true }] : [],
       dhcp: name === host ? [{ mac: '52:54:00:4d:00:02', ip: IP }] : [],
       rules: name === host ? [INSTANCE] : [],
-      files: [...this.#files(name), 'packages/NOTES'].sort(),
+      files: this.#isOff(name) ? [] : [...this.#files(name), 'packages/NOTES'].sort(),
     }));
     return structuredClone(history);
   }
@@ -292,6 +326,10 @@ export class Tale {
     const files = { 'config/000000.seg': 'c', 'disk-vda/000000.seg': 'd', 'snapshot/000000.seg': 'e' };
     this.history.packages.push({ host, id, appeared: about(this.at), gone: null, files, changes: [] });
     this.#appears(host, `packages/${id}`);
+  }
+
+  #isOff(host: string): boolean {
+    return this.history.outages.some((outage) => outage.host === host && outage.to === null);
   }
 
   #files(host: string): string[] {

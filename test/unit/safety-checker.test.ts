@@ -603,22 +603,42 @@ describe('invariant 6: who runs an instance owns it', () => {
   it('it was released to another host', () => {
     const history = oneMove();
     decisionOf(history, 'alpha').to = 'gamma';
-    rejects(history, 6, /beta owns generation 2 .* though no owner of generation 1 had given it to beta/);
+    rejects(
+      history,
+      6,
+      /beta owns generation 2 .* though neither an owner of generation 1 nor the operator had given it to beta/,
+    );
   });
 
   it('it was owned before it was released', () => {
     const history = oneMove();
     const decision = decisionOf(history, 'alpha');
     decision.written = { after: decision.written.after + 500, by: decision.written.by + 500 };
-    rejects(history, 6, /two hosts own guest|no owner of generation 1/);
+    rejects(history, 6, /two hosts own guest|neither an owner of generation 1/);
   });
 
-  it('a fenced host counts as one that has decided', () => {
-    const history = oneMove();
-    const decision = decisionOf(history, 'alpha');
-    history.ledger = history.ledger.filter((entry) => entry !== decision);
-    history.disturbances.push({ kind: 'fenced', at: decision.written.by, host: 'alpha', ids: [INSTANCE], note: null });
+  it('a fence gives it to a third host, and that only by the operator’s word', () => {
+    const history = new Tale().run().move('beta').run().fence('gamma').run().end();
     assert.deepEqual(texts(history), []);
+
+    const nobodysWord = structuredClone(history);
+    nobodysWord.disturbances = nobodysWord.disturbances.filter(({ kind }) => kind !== 'fenced');
+    rejects(
+      nobodysWord,
+      6,
+      /gamma owns generation 3 .* though neither an owner of generation 2 nor the operator/,
+      [2, 3],
+    );
+
+    // It is back, and runs what is not its own any more.
+    const back = structuredClone(history);
+    const from = at(at(back.qemus, -1).runs, 0).first + 1_000;
+    back.qemus.push({
+      ...{ host: 'beta', instance: INSTANCE, pid: 6, startTime: 6, generation: 2 },
+      ...{ began: { after: from - 20, by: from }, ended: { after: from + 500, by: from + 520 } },
+      runs: [{ after: from + 80, first: from + 100, last: from + 400, by: from + 420 }],
+    });
+    rejects(back, 6, /ran on beta for 300 ms .* while beta did not own it/, [1]);
   });
 });
 

@@ -287,19 +287,21 @@ export class StateDirectory {
 
   #readLedger(path: string, written: Between, content: unknown): void {
     const [, instance = '', kind, digits, about = null] =
-      /^instances\/([^/]+)\/ledger\/(owned|decision|seen|receipt|sealed)-(\d+)(?:-(.+))?\.json$/.exec(path) ?? [];
+      /^instances\/([^/]+)\/ledger\/(owned|decision|fence|seen|receipt|sealed)-(\d+)(?:-(.+))?\.json$/.exec(path) ?? [];
     if (kind === undefined) return;
     if (isUnreadable(content)) {
       this.#findings.records.push({ host: this.#host, path, at: written, content });
       return;
     }
-    const { kind: decision, packageId = null, statement } = content as Record<string, string | undefined>;
+    const { kind: decision, packageId, statement, fence } = content as Record<string, string | undefined>;
+    // Nothing proven: the literal of a signed text is not compressed.
+    const said = literalOf(fence ?? (kind === 'decision' ? statement : undefined) ?? '');
     const entry: LedgerEntry = {
       ...{ host: this.#host, instance, kind: kind as LedgerEntry['kind'], generation: Number(digits), written },
       gone: null,
-      packageId: kind === 'sealed' ? about : packageId,
+      packageId: kind === 'sealed' ? about : (packageId ?? /"packageId":"([^"]+)"/.exec(said)?.[1] ?? null),
       decision: kind === 'decision' ? (decision as LedgerEntry['decision']) : null,
-      to: decision === 'release' ? receiverOf(statement ?? '') : null,
+      to: /"to":"([^"]+)"/.exec(said)?.[1] ?? null,
     };
     this.#entries.set(path, entry);
     this.#findings.ledger.push(entry);
@@ -333,10 +335,10 @@ function parse(text: string): unknown {
 const isUnreadable = (content: unknown): boolean =>
   content !== null && typeof content === 'object' && 'unreadable' in content;
 
-/** Whom a release names, nothing proven: the signed text's literal is not compressed. */
-function receiverOf(statement: string): string | null {
-  const body = statement.split(/\r?\n\r?\n/)[1]?.replace(/^=.*|^-.*/gm, '') ?? '';
-  return /"to":"([^"]+)"/.exec(Buffer.from(body, 'base64').toString('latin1'))?.[1] ?? null;
+/** The payload of a signed text, among the bytes around it. */
+function literalOf(signed: string): string {
+  const body = signed.split(/\r?\n\r?\n/)[1]?.replace(/^=.*|^-.*/gm, '') ?? '';
+  return Buffer.from(body, 'base64').toString('latin1');
 }
 
 function beginningOf(path: string, bytes: number): string {

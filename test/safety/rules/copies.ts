@@ -1,6 +1,6 @@
 /** Where an instance's state lay on a disk: complete save files, sealed packages. Each is of use until the guest runs on. */
 import type { Between, Time } from '../history.ts';
-import { intersection, once, possiblyOwned, type Interval, type View } from './view.ts';
+import { fencesOf, intersection, once, possiblyOwned, type Interval, type View } from './view.ts';
 
 export interface StateCopy {
   what: string;
@@ -44,7 +44,12 @@ function sealedPackages(view: View): StateCopy[] {
   for (const { id, host, appeared, gone, changes } of view.history.packages) {
     const generation = view.packages.get(id);
     if (generation === undefined) continue;
-    const stale = staleAfter(view, appeared);
+    // A copy of it that was fetched later is as old as the first.
+    const [first = appeared] = view.history.packages
+      .filter((other) => other.id === id)
+      .map((other) => other.appeared)
+      .sort((a, b) => a.by - b.by);
+    const stale = staleAfter(view, first);
     const overtaken = view.tenures.find((tenure) => tenure.generation > generation)?.from;
     const damaged = changes.find(({ file, what }) => !isEnvelope(file) || what !== 'added')?.at;
     // Written just before the vCPUs run; from then on nobody restores from the package.
@@ -56,14 +61,21 @@ function sealedPackages(view: View): StateCopy[] {
         damaged ?? Infinity,
         resumed?.[which] ?? Infinity,
       );
+    // The operator may say that the instance goes on from here, whatever else it did since.
+    const named = view.history.ledger.some((entry) => entry.kind === 'fence' && entry.packageId === id);
+    const fenced = fencesOf(view.history, view.instance.id).map(
+      ({ at }) => [Math.max(at, appeared.after), Math.min(end('by'), nextRun(view, at))] as const,
+    );
     found.push({
       what: `package ${id} on ${host}`,
-      possible: [[appeared.after, Math.min(end('by'), stale.certainly)]],
+      possible: [[appeared.after, Math.min(end('by'), stale.certainly)], ...(named ? fenced : [])],
       certain: [appeared.by, Math.min(end('after'), stale.possibly)],
     });
   }
   return found;
 }
+
+const nextRun = (view: View, at: Time): Time => view.runs.find(({ run }) => run.first > at)?.run.first ?? Infinity;
 
 /** Files that may be added to a package: envelopes and signed statements, by way of a name that tells that they are not whole. */
 export const isEnvelope = (file: string): boolean =>

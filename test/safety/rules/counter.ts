@@ -5,7 +5,7 @@
 import type { ConsoleLog, Span, Time, Violation } from '../history.ts';
 import { countOf } from '../observe/consoles.ts';
 import { ramLosses, type RamLoss } from './excuses.ts';
-import { once, when, type View } from './view.ts';
+import { fencesOf, once, when, type View } from './view.ts';
 
 /** A console's text may reach its file so much later than it was printed: virtlogd is a process like others. */
 const DELAY_MS = 5_000;
@@ -19,6 +19,8 @@ interface Told {
 export interface Boot {
   /** When its first count was seen. */
   at: Time;
+  /** When it began to count on from where it is: later than `at` if a fence took it back to a package. */
+  since: Time;
   /** Its highest count, and when that was seen. */
   count: number;
   until: Time;
@@ -39,6 +41,7 @@ export const counted = once((view: View): Counted => {
   const boots: Boot[] = [];
   const violations: Violation[] = [];
   const losses = [...ramLosses(view)];
+  const fences = fencesOf(history, instance.id);
   const violate = (at: Time, hosts: string[], text: string): unknown =>
     violations.push({ invariant: 3, instance: instance.id, hosts: [...new Set(hosts)], at, text });
 
@@ -47,7 +50,7 @@ export const counted = once((view: View): Counted => {
     const { log, span } = told;
     const boot: Boot | undefined = boots.at(-1);
     if (!boot || !before) {
-      boots.push({ at: span.firstAt, count: span.to, until: span.lastAt });
+      boots.push(bootOf(span));
     } else if (span.from === 1) {
       const excuse = losses.findIndex(
         ({ after, by }) => after <= span.firstAt && by >= boot.until - DELAY_MS && by <= span.firstAt + DELAY_MS,
@@ -60,9 +63,16 @@ export const counted = once((view: View): Counted => {
             `it had counted to ${boot.count} on ${before.log.host}`,
         );
       } else losses.splice(0, excuse + 1);
-      boots.push({ at: span.firstAt, count: span.to, until: span.lastAt });
+      boots.push(bootOf(span));
     } else {
       const next = boot.count + 1;
+      if (span.from < next && fences.some(({ at }) => at >= boot.since && at <= span.firstAt)) {
+        // The operator gave up what it did since: also boots, of which it counts on one that had come as far.
+        while (boots.length > 1 && (boots.at(-1)?.count ?? 0) < span.from - 1) boots.pop();
+        Object.assign(boots.at(-1) ?? boot, { since: span.firstAt, count: span.to, until: span.lastAt });
+        before = told;
+        continue;
+      }
       if (span.from < next) {
         violate(
           span.firstAt,
@@ -91,12 +101,14 @@ function reported(view: View): Violation[] {
   const { history, instance, checkpoints } = view;
   const found: Violation[] = [];
   const losses = ramLosses(view);
+  const givenUp = (from: Time, to: Time): boolean =>
+    fencesOf(history, instance.id).some(({ at }) => at >= from && at <= to);
   const violate = (at: Time, hosts: string[], text: string): unknown =>
     found.push({ invariant: 3, instance: instance.id, hosts: [...new Set(hosts)], at, text });
 
   for (const [index, now] of checkpoints.entries()) {
     const before = checkpoints[index - 1];
-    if (!before) continue;
+    if (!before || givenUp(before.asked, now.answered)) continue;
     const hosts = [before.host, now.host];
     if (before.token === now.token && now.counter < before.counter) {
       violate(
@@ -126,7 +138,7 @@ function reported(view: View): Violation[] {
     // What a copy tells that began to run later, up to the next boot.
     for (const { log, span } of inOrder(view)) {
       if (span.firstAt <= answered || (log.spans[0]?.firstAt ?? 0) <= answered) continue;
-      if (span.from === 1) break;
+      if (span.from === 1 || givenUp(answered, span.firstAt)) break;
       if (span.from > value) continue;
       violate(
         span.firstAt,
@@ -139,6 +151,8 @@ function reported(view: View): Violation[] {
   }
   return found;
 }
+
+const bootOf = ({ firstAt, lastAt, to }: Span): Boot => ({ at: firstAt, since: firstAt, count: to, until: lastAt });
 
 function inOrder(view: View): Told[] {
   return view.consoles

@@ -54,13 +54,13 @@ function wrong(check: DiskCheck, boots: Boot[], current: Boot, excused: number, 
 }
 
 /** Highest count of this boot that a console had shown before the question. It is written before it is told. */
-function toldBefore(view: View, { asked }: DiskCheck, { at }: Boot): number {
-  const spans = view.consoles.flatMap((log) => log.spans).filter(({ firstAt }) => firstAt >= at && firstAt <= asked);
+function toldBefore(view: View, { asked }: DiskCheck, { since }: Boot): number {
+  const spans = view.consoles.flatMap((log) => log.spans).filter(({ firstAt }) => firstAt >= since && firstAt <= asked);
   return Math.max(0, ...spans.map(({ from, to, lastAt }) => (lastAt <= asked ? to : from)));
 }
 
 /** The same over HTTP; the line may be written an instant after the count has grown. */
-function reportedBefore(view: View, { asked }: DiskCheck, { at }: Boot): number {
-  const answers = view.checkpoints.filter((one) => one.asked >= at && one.answered <= asked);
+function reportedBefore(view: View, { asked }: DiskCheck, { since }: Boot): number {
+  const answers = view.checkpoints.filter((one) => one.asked >= since && one.answered <= asked);
   return Math.max(0, ...answers.map(({ counter }) => counter - 1));
 }

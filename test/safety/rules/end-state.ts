@@ -10,7 +10,7 @@ import type { Tenure, View } from './view.ts';
 const RUNS_MS = 3_000;
 const TELLS_MS = 10_000;
 
-const HALF_MADE = /(^|\/)\.tmp-|\.partial(\/|$)|\.part$/;
+const HALF_MADE = /(^|\/)\.(tmp|adding)-|\.partial(\/|$)|\.part$/;
 
 type Report = (invariant: 4 | 5, hosts: string[], text: string) => void;
 

@@ -2,8 +2,8 @@
  * Invariant 6: a host lets an instance run only while its own ledger says that it owns the newest generation and has not
  * decided about it; and no two ledgers ever say so together.
  */
-import type { Between, Violation } from '../history.ts';
-import { intersection, possiblyOwned, uncovered, when, type View } from './view.ts';
+import type { Violation } from '../history.ts';
+import { fencesOf, intersection, possiblyOwned, uncovered, when, type View } from './view.ts';
 
 /** VIR_DOMAIN_EVENT_STARTED, _RESUMED; started with this detail it was restored, paused for all that is told. */
 const STARTED = 2;
@@ -83,28 +83,25 @@ function handedOn(view: View): Violation[] {
     const given = before.some(
       ({ host: giver, until, decision, to }) =>
         until !== null &&
-        inOrder(until, from) &&
-        (decision === 'return'
-          ? giver === host
-          : decision === 'release'
-            ? to === null || to === host
-            : isFenced(view, giver)),
+        until.after <= from.by &&
+        (decision === 'return' ? giver === host : decision === 'release' && (to === null || to === host)),
+    );
+    const byFence = history.ledger.some(
+      (entry) =>
+        entry.kind === 'fence' &&
+        entry.instance === instance.id &&
+        entry.generation === generation &&
+        entry.to === host &&
+        fencesOf(history, instance.id).some(({ at }) => at <= entry.written.by),
     );
     // The one before may have been decided on before the instance was watched.
-    if (given || (before.length === 0 && from.by <= instance.from)) continue;
+    if (given || byFence || (before.length === 0 && from.by <= instance.from)) continue;
     found.push({
       ...{ invariant: 6, instance: instance.id, hosts: [host], at: from.by },
       text:
         `${host} owns generation ${generation} of ${instance.name} since ${when(history, from.by)}, ` +
-        `though no owner of generation ${generation - 1} had given it to ${host}`,
+        `though neither an owner of generation ${generation - 1} nor the operator had given it to ${host}`,
     });
   }
   return found;
 }
-
-const inOrder = (earlier: Between, later: Between): boolean => earlier.after <= later.by;
-
-const isFenced = ({ history, instance }: View, host: string): boolean =>
-  history.disturbances.some(
-    (one) => one.kind === 'fenced' && one.host === host && (one.ids === null || one.ids.includes(instance.id)),
-  );

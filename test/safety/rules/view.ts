@@ -53,16 +53,19 @@ export function viewOf(history: History, instance: WatchedInstance): View {
   const { id } = instance;
   const mine = <T extends { instance: string }>(all: readonly T[]): T[] => all.filter((one) => one.instance === id);
   const records = history.records.filter(({ path }) => path.startsWith(`instances/${id}/`));
+  // From one package the instance may go on as a later generation, by a fence.
   const packages = new Map<string, number>();
+  const makes = (packageId: string, generation: number): unknown =>
+    packages.set(packageId, Math.max(generation, packages.get(packageId) ?? 0));
   for (const { kind, packageId, generation } of mine(history.ledger)) {
-    if (packageId !== null && kind !== 'decision') packages.set(packageId, generation);
+    if (packageId !== null && kind !== 'decision') makes(packageId, generation);
   }
   const moves = new Set<string>();
   for (const { path, content } of records) {
     const { moveId, packageId } = (content ?? {}) as { moveId?: string; packageId?: string };
     if (moveId !== undefined) moves.add(moveId);
     const saved = /\/save-(\d+)\.json$/.exec(path)?.[1];
-    if (saved !== undefined && packageId !== undefined) packages.set(packageId, Number(saved) + 1);
+    if (saved !== undefined && packageId !== undefined) makes(packageId, Number(saved) + 1);
   }
   const consoles = mine(history.consoles).filter(({ spans }) => spans.length > 0);
   const lives = mine(history.qemus);
@@ -99,6 +102,14 @@ export function once<T>(work: (view: View) => T): (view: View) => T {
   };
 }
 
+/** What the campaign said about hosts that will not come back with this instance. */
+export const fencesOf = (history: History, id: string): { host: string | null; at: Time }[] =>
+  history.disturbances.filter(({ kind, ids }) => kind === 'fenced' && (ids === null || ids.includes(id)));
+
+function cut(tenure: Tenure, { after, by }: Between): void {
+  tenure.until = { after: Math.min(tenure.until?.after ?? after, after), by: Math.min(tenure.until?.by ?? by, by) };
+}
+
 function ownedBy(host: string, tenures: readonly Tenure[]): Interval[] {
   return union(
     tenures
@@ -127,12 +138,14 @@ function tenuresOf(history: History, id: string): Tenure[] {
       tenures.push({ host, generation: tenure.generation + 1, from, until: null, decision: null, to: null });
     }
   }
-  for (const { kind, host, ids, at } of history.disturbances) {
-    if (kind !== 'fenced' || (ids !== null && !ids.includes(id))) continue;
-    for (const tenure of tenures) {
-      if (tenure.host !== host || tenure.from.after > at) continue;
-      tenure.until = { after: Math.min(tenure.until?.after ?? at, at), by: Math.min(tenure.until?.by ?? at, at) };
-    }
+  for (const { host, at } of fencesOf(history, id)) {
+    for (const tenure of tenures)
+      if (tenure.host === host && tenure.from.after <= at) cut(tenure, { after: at, by: at });
+  }
+  // Whoever owned another history of it owns it no more once the fence is known to anybody.
+  for (const { generation, written, to } of entries.filter(({ kind }) => kind === 'fence')) {
+    const over = tenures.filter((tenure) => tenure.generation < generation && tenure.host !== to);
+    for (const tenure of over) if (tenure.from.after <= written.by) cut(tenure, written);
   }
   return tenures.sort((a, b) => a.generation - b.generation || a.from.by - b.from.by);
 }
