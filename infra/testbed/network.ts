@@ -27,6 +27,8 @@ export const network = {
   catalogPort: (index: number): number => 15432 + index,
 };
 
+const BRIDGE_MAC = '02:76:66:00:00:01';
+
 /** Runs a command in the network namespace of a process. */
 export const inside = (where: Process, command: readonly string[], options?: RunOptions): Promise<RunResult> =>
   run('nsenter', ['-t', String(where.pid), '-n', '--', ...command], options);
@@ -52,7 +54,9 @@ const interfaceExists = async (name: string): Promise<boolean> =>
  */
 export async function connectMachine(wan: Process, preferred: number | null): Promise<number> {
   await inside(wan, ['ip', 'link', 'set', 'lo', 'up']);
-  await inside(wan, ['ip', 'link', 'add', 'wan', 'type', 'bridge']);
+  // Left to itself a bridge takes the lowest MAC of its ports, another one with each host that boots; whoever had asked for
+  // the old one would not reach Temporal until he asks again.
+  await inside(wan, ['ip', 'link', 'add', 'wan', 'address', BRIDGE_MAC, 'type', 'bridge']);
   await inside(wan, ['ip', 'link', 'set', 'wan', 'up']);
   const all = Array.from({ length: MAX_INDEX }, (_, index) => index);
   for (const index of preferred === null ? all : [preferred, ...all]) {

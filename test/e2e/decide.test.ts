@@ -57,7 +57,7 @@ describe('an operator decides about a move', { skip: cannotRun }, () => {
     assert.equal(exitCode, 10, stderr);
     const { phase, parked } = await pool.ok<Move>('moves', 'show', guest.id);
     assert.equal(phase, 'parked');
-    assert.deepEqual(parked?.choices, ['retry', 'return', 'readdress']);
+    assert.deepEqual(parked?.choices, ['retry', 'return', 'readdress', 'abandon']);
   };
 
   it('retries a parked move when its cause is gone', async () => {

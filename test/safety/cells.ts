@@ -1,4 +1,5 @@
-/** Every case of the sweep, in an order that is the same in every run. */
+/** The cases of the sweep, in an order that is the same in every run: all of them, a shard of them, a chosen part. */
+import type { Role } from './expectation.ts';
 import { FAULTS } from './faults.ts';
 import { POINTS } from './points.ts';
 import type { Cell } from './wave.ts';
@@ -15,4 +16,30 @@ export function allCells(): Cell[] {
 /** Part `part` of `parts`, counted from 1; every part has some of every fault. */
 export function shard(cells: readonly Cell[], part: number, parts: number): Cell[] {
   return cells.filter((_, index) => index % parts === part - 1);
+}
+
+/** What dies most often, and what is the hardest to bear. */
+const CHOSEN = [
+  'host worker killed',
+  'zombie attempt',
+  'libvirtd killed',
+  'host rebooted',
+  'control worker killed',
+  'Temporal killed',
+];
+/** With as many faults of hosts as this, each strikes another part of the points and together they strike all. */
+const TURNS = 4;
+
+/** One wave of each chosen fault: a host is struck at points of its own steps, what all share at points of any. */
+export function chosenCells(): Cell[] {
+  return CHOSEN.flatMap((name, turn) => {
+    const byTurns = (role: Role): Cell[] =>
+      allCells()
+        .filter((cell) => cell.fault.name === name && cell.role === role)
+        .filter(({ point }) => role === 'shared' || point.place === role)
+        .filter((_, index) => index % TURNS === turn % TURNS);
+    const cells = (['source', 'destination', 'shared'] as const).map(byTurns);
+    if (cells.every((some) => some.length === 0)) throw new Error(`there is no fault ${name}`);
+    return cells.flat();
+  });
 }

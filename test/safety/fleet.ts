@@ -36,8 +36,18 @@ export class Fleet {
     const directory = join(tmpdir(), `vmferry-safety-${randomUUID().slice(0, 8)}`);
     const testbed = await Testbed.up({ ...options, directory });
     const profile = await loadProfile({ file: testbed.profilePath, env: process.env });
-    return new Fleet(testbed, openApi(profile));
+    const fleet = new Fleet(testbed, openApi(profile));
+    // Whoever has enough of a campaign of hours finds nothing left of it.
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, fleet.#leave);
+    return fleet;
   }
+
+  readonly #leave = (signal: NodeJS.Signals): void => {
+    console.log(`${signal}: taking the testbed down`);
+    this.down()
+      .catch(console.error)
+      .finally(() => process.exit(130));
+  };
 
   async down(): Promise<void> {
     await this.#api.close();
@@ -77,7 +87,7 @@ export class Fleet {
   }
 
   /** Resolves when the guest answers on a host. */
-  async answers(guest: Guest, host: HostId, seconds = 90): Promise<void> {
+  async answers(guest: Guest, host: HostId, seconds = 240): Promise<void> {
     for (const deadline = Date.now() + seconds * 1000; ; await sleep(500)) {
       try {
         await this.testbed.guestStatus(host, guest.ip);
@@ -92,6 +102,12 @@ export class Fleet {
   /** The owner, by the catalog. */
   async hostOf(guest: Guest): Promise<HostId> {
     return (await (await this.#api.catalog()).findInstance(guest.id)).host;
+  }
+
+  /** Moves that have not come to an end, by the catalog. */
+  async openMoves(): Promise<string[]> {
+    const moves = await (await this.#api.catalog()).moves({ openOnly: true });
+    return moves.map(({ id, instanceName, phase }) => `${id} of ${instanceName}: ${phase}`);
   }
 
   async migrate(guest: Guest, destination: HostId, options: MoveOptions = {}): Promise<Running<MoveResult>> {

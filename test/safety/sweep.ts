@@ -8,8 +8,9 @@ import type { Violation } from './history.ts';
 import { OTHER, runWave, sourceOf, STRUCK, type Cell, type Outcome } from './wave.ts';
 
 /** As many small guests as two cores carry. */
-const GUESTS = 14;
+const GUESTS = 16;
 const SETTLE_SECONDS = 45;
+const CROSS_SECONDS = 420;
 
 export class Sweep {
   readonly #fleet: Fleet;
@@ -41,16 +42,35 @@ export class Sweep {
     await this.#fleet.down();
   }
 
+  openMoves(): Promise<string[]> {
+    return this.#fleet.openMoves();
+  }
+
   /** Runs every case, as many at a time as there are guests where they are needed; `onOutcome` is told of each. */
-  async run(cells: readonly Cell[], onOutcome: (outcome: Outcome) => Promise<void>): Promise<void> {
+  async run(cells: readonly Cell[], onOutcome: (outcome: Outcome) => unknown): Promise<void> {
     for (const fault of new Set(cells.map((cell) => cell.fault))) {
       let left = cells.filter((cell) => cell.fault === fault);
       while (left.length > 0) {
         const wave = assign(left, this.#fleet.guests);
+        if (wave.length === 0) {
+          await this.#cross(left.length);
+          continue;
+        }
         left = left.filter((cell) => !wave.some((taken) => taken.cell === cell));
         for (const outcome of await this.#wave(fault, wave)) await onOutcome(outcome);
       }
     }
+  }
+
+  /** No guest is where a case needs it: so many of them are moved to the other host, undisturbed. */
+  async #cross(count: number): Promise<void> {
+    const going = this.#fleet.guests.slice(0, count).map(async (guest) => {
+      const destination = guest.host === STRUCK ? OTHER : STRUCK;
+      const running = await this.#fleet.migrate(guest, destination);
+      await this.#fleet.end(running, CROSS_SECONDS);
+      guest.host = destination;
+    });
+    await Promise.all(going);
   }
 
   async #wave(fault: Fault, wave: readonly { cell: Cell; guest: Guest }[]): Promise<Outcome[]> {

@@ -139,7 +139,7 @@ export class Pool {
     await rm(`${path}.reached`, { force: true });
     await writeFile(path, '');
     return {
-      reached: async (seconds = 60) => {
+      reached: async (seconds = 240) => {
         for (const deadline = Date.now() + seconds * 1000; !existsSync(`${path}.reached`); await sleep(20)) {
           assert.ok(Date.now() < deadline, `${where} did not come to ${activity}.${point} within ${seconds} s`);
         }

@@ -1,3 +1,0 @@
-import { killSuite } from '../support/kill-suite.ts';
-
-killSuite({ name: 'libvirtd', where: 'owner', what: 'libvirtd' });

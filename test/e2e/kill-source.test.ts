@@ -1,3 +1,0 @@
-import { killSuite } from '../support/kill-suite.ts';
-
-killSuite({ name: 'the source’s host worker', where: 'source', what: 'worker' });

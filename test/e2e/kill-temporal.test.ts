@@ -1,3 +1,0 @@
-import { killSuite } from '../support/kill-suite.ts';
-
-killSuite({ name: 'the Temporal server', where: 'control', what: 'temporal' });
