@@ -1,25 +1,84 @@
-/** Removes a package from this host. Idempotent; answers the bytes that became free. */
+/**
+ * Removes a package from this host, unless an instance here would be continued from it. Idempotent; answers the bytes that
+ * became free. What the catalog knows is not enough: it may be behind, and a call that was thought dead may come late.
+ *
+ * How it can die half way: the package has another name, by which nobody finds it; the next attempt, or the worker's start,
+ * ends what was begun. The look at the instances comes again after the name is gone, for one may have been saved or taken
+ * over in between: it then gets its package back.
+ */
 import { readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities } from '../workflows/contract.ts';
+import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { exists, syncDirectory } from './records/durable.ts';
+import { withPackageLock } from './records/lock.ts';
+import { hasRun } from './resume-instance.ts';
+import { readSaveRecord } from './save-record.ts';
 
 export function createDeletePackage(host: HostContext): HostActivities['deletePackage'] {
-  return async ({ packageId }) => {
-    const { layout } = host;
-    const condemned = join(layout.packages, `.deleting-${packageId}`);
+  return ({ packageId }) => withPackageLock(host.layout, packageId, () => deletePackage(host, packageId));
+}
+
+async function deletePackage(host: HostContext, packageId: PackageId): Promise<{ bytes: number }> {
+  const { layout } = host;
+  if (await exists(layout.package(packageId))) {
+    await requireUnneeded(host, packageId);
     // The name goes first, whole: a half-removed package must not be taken for a sealed one.
-    if (await exists(layout.package(packageId))) {
-      await rename(layout.package(packageId), condemned);
-      await syncDirectory(layout.packages);
+    await rm(condemned(host, packageId), { recursive: true, force: true });
+    await rename(layout.package(packageId), condemned(host, packageId));
+    await syncDirectory(layout.packages);
+  }
+  return endPackageDeletion(host, packageId);
+}
+
+const condemned = ({ layout }: HostContext, packageId: PackageId): string =>
+  join(layout.packages, `.deleting-${packageId}`);
+
+/**
+ * Removes the files of a package whose name is gone already; no error if there are none.
+ *
+ * @throws InUse, with the package in its place again, if an instance has come to need it
+ */
+export async function endPackageDeletion(host: HostContext, packageId: PackageId): Promise<{ bytes: number }> {
+  const folder = condemned(host, packageId);
+  if (!(await exists(folder))) return { bytes: 0 };
+  try {
+    await requireUnneeded(host, packageId);
+  } catch (error) {
+    // Unless it was fetched anew meanwhile.
+    if (!(await exists(host.layout.package(packageId)))) {
+      await rename(folder, host.layout.package(packageId));
+      await syncDirectory(host.layout.packages);
     }
-    if (!(await exists(condemned))) return { bytes: 0 };
-    let bytes = 0;
-    for (const entry of await readdir(condemned, { recursive: true, withFileTypes: true })) {
-      if (entry.isFile()) bytes += (await stat(join(entry.parentPath, entry.name))).size;
-    }
-    await rm(condemned, { recursive: true, force: true });
-    return { bytes };
-  };
+    throw error;
+  }
+  let bytes = 0;
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile()) bytes += (await stat(join(entry.parentPath, entry.name))).size;
+  }
+  await rm(folder, { recursive: true, force: true });
+  return { bytes };
+}
+
+/** @throws InUse */
+async function requireUnneeded(host: HostContext, packageId: PackageId): Promise<void> {
+  for (const instanceId of await readdir(host.layout.instances)) {
+    if (!(await isNeededFor(host, packageId, instanceId))) continue;
+    throw new VmferryError(
+      'InUse',
+      `instance ${instanceId} on host ${host.name} would be continued from package ${packageId}`,
+    );
+  }
+}
+
+/** Saved in it by this host, which owns it still; or by it given to this host, or taken back, and not let run since. */
+async function isNeededFor(host: HostContext, packageId: PackageId, instanceId: InstanceId): Promise<boolean> {
+  const owned = await host.ledger.owned(instanceId);
+  if (!owned) return false;
+  const saved = await readSaveRecord(host.layout, instanceId, owned.generation);
+  const last = await host.ledger.lastOwned(instanceId);
+  const given = last?.packageId === packageId && !(await hasRun(host, instanceId, owned.generation));
+  if (saved?.packageId !== packageId && !given) return false;
+  return (await host.hypervisor.find(instanceId))?.state !== 'running';
 }

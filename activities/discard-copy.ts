@@ -4,14 +4,14 @@
  */
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, InstanceId } from '../workflows/contract.ts';
+import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
 import { passed } from './marks.ts';
 import { exists } from './records/durable.ts';
-import { withInstanceLock } from './records/lock.ts';
+import { withInstanceLock, withPackageLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
 
 export function createDiscardCopy(host: HostContext): HostActivities['discardCopy'] {
@@ -19,12 +19,22 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
     withInstanceLock(host.layout, move.instanceId, async () => {
       // First what holds the guest in clear: libvirt may be what fails here.
       await rm(host.layout.stage(move.moveId), { recursive: true, force: true });
-      await rm(host.layout.incoming(move.packageId), { recursive: true, force: true });
+      await removeIncoming(host, move.packageId);
       await passed('cleared');
       if (await overtaken(host.layout, move)) return;
       await discardUnowned(host, move.instanceId);
       await host.network.expel(move.instanceId);
     });
+}
+
+/** What came of a package so far; unless somebody else is fetching it now, to keep. */
+export async function removeIncoming({ layout }: HostContext, packageId: PackageId): Promise<void> {
+  const remove = (): Promise<void> => rm(layout.incoming(packageId), { recursive: true, force: true });
+  try {
+    await withPackageLock(layout, packageId, remove, { wait: 0 });
+  } catch (error) {
+    if (!(error instanceof VmferryError && error.type === 'InstanceBusy')) throw error;
+  }
 }
 
 /**

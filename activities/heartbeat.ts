@@ -2,6 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { Context } from '@temporalio/activity';
 import type { Heartbeat } from '../workflows/contract.ts';
+import { VmferryError } from '../workflows/failures.ts';
 
 /** Told by a mechanism as it works; cheap, may be called for every buffer. */
 export type OnProgress = (bytesDone: number, bytesTotal: number) => void;
@@ -13,7 +14,12 @@ export interface Work {
 }
 
 const INTERVAL_MS = 1000;
-const current = new AsyncLocalStorage<Work>();
+const current = new AsyncLocalStorage<Running>();
+
+interface Running extends Work {
+  /** Throws once it has stood still for so long that Temporal has given it up. */
+  requirePulse: () => void;
+}
 
 /**
  * Runs a step that tells Temporal every second that it lives, and how far it is. Every activity of a host runs in one
@@ -24,12 +30,29 @@ export async function withHeartbeat<T>(step: string, run: (work: Work) => Promis
   if (outer) return run(outer);
 
   const context = Context.current();
+  const { heartbeatTimeoutMs = Infinity } = context.info;
   const details: Heartbeat = { step, bytesDone: 0, bytesTotal: 0 };
-  const beat = (): void => context.heartbeat({ ...details });
+  let lastBeat = performance.now();
+  let stalled = false;
+  const beat = (): void => {
+    const now = performance.now();
+    // For good: the beat that comes late changes nothing about the attempt that was begun in the meantime.
+    stalled ||= now - lastBeat > heartbeatTimeoutMs;
+    lastBeat = now;
+    context.heartbeat({ ...details });
+  };
   const timer = setInterval(beat, INTERVAL_MS);
   beat();
-  const work: Work = {
+  const work: Running = {
     signal: context.cancellationSignal,
+    requirePulse: () => {
+      if (!stalled && performance.now() - lastBeat <= heartbeatTimeoutMs) return;
+      const seconds = Math.round(heartbeatTimeoutMs / 1000);
+      throw new VmferryError(
+        'StepStalled',
+        `an attempt of ${step} stood still for more than ${seconds} s and goes no further`,
+      );
+    },
     onProgress: (bytesDone, bytesTotal) => {
       const first = details.bytesTotal === 0;
       details.bytesDone = bytesDone;
@@ -42,4 +65,14 @@ export async function withHeartbeat<T>(step: string, run: (work: Work) => Promis
   } finally {
     clearInterval(timer);
   }
+}
+
+/**
+ * Asked before anything that another attempt must not find done: an attempt that was frozen, and wakes when another has
+ * taken its place, ends here instead of going on with what it knew before. Outside of a step it does nothing.
+ *
+ * @throws StepStalled
+ */
+export function requirePulse(): void {
+  current.getStore()?.requirePulse();
 }

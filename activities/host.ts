@@ -1,5 +1,5 @@
 /** All activities of a host worker, in the order of a move. */
-import type { HostActivities } from '../workflows/contract.ts';
+import type { HostActivities, InstanceId } from '../workflows/contract.ts';
 import { createAddImage } from './add-image.ts';
 import { createAnnounceMove } from './announce-move.ts';
 import { createBuildPackage } from './build-package.ts';
@@ -10,8 +10,9 @@ import { createDescribeHost, createKeepRecord, type HostIdentity } from './descr
 import { createDiscardCopy } from './discard-copy.ts';
 import { createEncryptPackage } from './encrypt-package.ts';
 import { createFindRelease } from './find-release.ts';
-import { withHeartbeat } from './heartbeat.ts';
+import { requirePulse, withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import type { Hypervisor } from './hypervisor/hypervisor.ts';
 import { createInspectHost } from './inspect-host.ts';
 import { createObeyFence } from './obey-fence.ts';
 import { createOpenPackage } from './open-package.ts';
@@ -33,7 +34,8 @@ import { createStartInstance } from './start-instance.ts';
 import { createTransferPackage } from './transfer-package.ts';
 import { createVerifyPackage } from './verify-package.ts';
 
-export function createHostActivities(host: HostContext, identity: HostIdentity): HostActivities {
+export function createHostActivities(context: HostContext, identity: HostIdentity): HostActivities {
+  const host = { ...context, hypervisor: withPulse(context.hypervisor) };
   return beating({
     describeHost: createDescribeHost(host, identity),
     keepRecord: createKeepRecord(host),
@@ -72,6 +74,21 @@ export function createHostActivities(host: HostContext, identity: HostIdentity):
     verifyPackage: createVerifyPackage(host),
     pullPackage: createPullPackage(host),
     deletePackage: createDeletePackage(host),
+  });
+}
+
+/** An attempt that was frozen, in the middle of its work or before, lets no vCPU run when it wakes. */
+function withPulse(hypervisor: Hypervisor): Hypervisor {
+  const asking =
+    (name: 'start' | 'resume') =>
+    async (instanceId: InstanceId): Promise<void> => {
+      requirePulse();
+      await hypervisor[name](instanceId);
+    };
+  const guarded: Partial<Hypervisor> = { start: asking('start'), resume: asking('resume') };
+  return new Proxy(hypervisor, {
+    // Bound, because the methods reach for private fields of the object that they belong to.
+    get: (_, name: keyof Hypervisor) => guarded[name] ?? (hypervisor[name] as () => unknown).bind(hypervisor),
   });
 }
 

@@ -8,11 +8,12 @@
  * what is left is found again.
  */
 import { readdir, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import type { HostActivities, ImageId, InstanceId } from '../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../workflows/failures.ts';
 import { finding, type Finding, type HostReport, type InstanceReport, type Mend } from '../workflows/findings.ts';
 import { endImageDeletion } from './delete-image.ts';
+import { endPackageDeletion } from './delete-package.ts';
 import { differencesOf, reportOf } from './differences.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
@@ -141,6 +142,8 @@ const ACTS: Partial<Record<Mend, Act>> = {
   completeTakeBack: (host, { instanceId }) => host.ledger.owned(instanceId),
   remove: async (host, { path, imageId }) => {
     if (imageId !== undefined) return endImageDeletion(host, imageId);
+    const packageId = /^\.deleting-(.+)$/.exec(basename(path))?.[1];
+    if (packageId !== undefined && dirname(path) === host.layout.packages) return endPackageDeletion(host, packageId);
     await rm(path, { recursive: true, force: true });
     await syncDirectory(dirname(path));
   },

@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import type { FenceObeyed, HostActivities, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { requireAtRest } from './at-rest.ts';
-import { removeGenerations } from './discard-copy.ts';
+import { removeGenerations, removeIncoming } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { exists, makeDirectory, syncDirectory } from './records/durable.ts';
@@ -61,7 +61,7 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
   if (!newer) await removeGenerations(folder);
   await network.expel(instanceId);
   await rm(layout.stage(move.moveId), { recursive: true, force: true });
-  await rm(layout.incoming(packageId), { recursive: true, force: true });
+  await removeIncoming(host, packageId);
   await rm(layout.move(move.moveId), { recursive: true, force: true });
   const found = running
     ? 'a running instance'

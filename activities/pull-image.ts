@@ -4,7 +4,7 @@
  */
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, HostId, Image } from '../workflows/contract.ts';
+import type { HostActivities, HostId, Image, SignedText } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { sha256File } from './disk/copy.ts';
 import { inspectImage } from './disk/qcow2.ts';
@@ -12,6 +12,7 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { aboutImage, IMAGE_JSON, ImageFile, readImage } from './images.ts';
 import { makeDirectory, syncDirectory, syncFile, writeRecord } from './records/durable.ts';
+import { withImageLock } from './records/lock.ts';
 import { path } from './transfer/endpoint.ts';
 import { PeerClient } from './transfer/package-client.ts';
 
@@ -19,24 +20,37 @@ export function createPullImage(host: HostContext): HostActivities['pullImage'] 
   return ({ image, sources }) =>
     withHeartbeat('pullImage', async (work) => {
       const known = ImageFile.parse(image);
-      if (await readImage(host.layout, known.id)) return { bytes: 0 };
-      const self = await host.ledger.selfRecord();
-      let failure: unknown = new VmferryError('ImageNotFound', `no host holds image ${known.name} (${known.id})`);
-      for (const source of sources) {
-        const peer = await host.pool.verifyHost(source);
-        if (peer.name === host.name) continue;
-        const client = new PeerClient(peer, host.keys, self);
-        try {
-          return { bytes: await pull(host, known, peer.name, client, work) };
-        } catch (error) {
-          work.signal.throwIfAborted();
-          failure = error;
-        } finally {
-          client.close();
-        }
-      }
-      throw failure;
+      // Two that write one file would spoil what either of them has checked.
+      return withImageLock(host.layout, known.id, () => pullFromAny(host, known, sources, work), { wait: OTHER_MS });
     });
+}
+
+/** Milliseconds to wait for another attempt that pulls the same image: then it is there. */
+const OTHER_MS = 60_000;
+
+async function pullFromAny(
+  host: HostContext,
+  known: Image,
+  sources: readonly SignedText[],
+  work: Work,
+): Promise<{ bytes: number }> {
+  if (await readImage(host.layout, known.id)) return { bytes: 0 };
+  const self = await host.ledger.selfRecord();
+  let failure: unknown = new VmferryError('ImageNotFound', `no host holds image ${known.name} (${known.id})`);
+  for (const source of sources) {
+    const peer = await host.pool.verifyHost(source);
+    if (peer.name === host.name) continue;
+    const client = new PeerClient(peer, host.keys, self);
+    try {
+      return { bytes: await pull(host, known, peer.name, client, work) };
+    } catch (error) {
+      work.signal.throwIfAborted();
+      failure = error;
+    } finally {
+      client.close();
+    }
+  }
+  throw failure;
 }
 
 async function pull(host: HostContext, image: Image, peer: HostId, client: PeerClient, work: Work): Promise<number> {

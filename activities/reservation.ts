@@ -1,7 +1,7 @@
 /**
  * For which generation of an instance this host made room last: `instances/<instance>/reserved.json`. A host may be the
- * destination of one move while another that failed long ago is still being cleared up; the higher generation is the one
- * that counts, and clearing up after a lower one leaves its address and its copy alone.
+ * destination of one move while another that failed long ago is still being cleared up. The higher generation is the one
+ * that counts, of two moves of one generation the later; clearing up after any other leaves its address and its copy alone.
  */
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -18,10 +18,13 @@ export async function readReservation(layout: Layout, instanceId: string): Promi
   return readJson(path(layout, instanceId), Reservation);
 }
 
-/** Has this host made room for a later generation than the move's? */
-export async function overtaken(layout: Layout, move: MoveRef): Promise<boolean> {
-  const reserved = await readReservation(layout, move.instanceId);
-  return reserved !== null && reserved.generation > move.generation;
+/** Has this host made room for a later move than this one? */
+export async function overtaken(layout: Layout, { instanceId, generation, moveId }: MoveRef): Promise<boolean> {
+  const reserved = await readReservation(layout, instanceId);
+  if (!reserved) return false;
+  // A move that was called off before its save leaves the generation to the next one.
+  const next = reserved.generation === generation && reserved.moveId !== moveId;
+  return reserved.generation > generation || next;
 }
 
 export async function writeReservation(

@@ -27,7 +27,7 @@ const USAGE = 'usage: vmferry-host --config FILE [--print-fingerprint]';
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string' }, 'print-fingerprint': { type: 'boolean' } } });
   const config = await readConfig(values.config ?? '/etc/vmferry/host.json', HostConfig);
-  const layout = new Layout(config.stateDirectory);
+  const layout = new Layout(config.stateDirectory, config.name);
   const keys = await ensureHostKeys(layout.keys, config.name);
   if (values['print-fingerprint']) {
     process.stdout.write(`${keys.fingerprint}\n`);

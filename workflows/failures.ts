@@ -73,6 +73,11 @@ export const FAILURES = {
     EXIT.failure,
     'The message is libvirt’s own; look into the libvirtd log of the named host.',
   ),
+  StepStalled: kind(
+    true,
+    EXIT.failure,
+    'Nothing to do: another attempt has taken the place of the one that stood still.',
+  ),
   CommandFailed: kind(true, EXIT.failure, 'The message ends with what the command printed.'),
 
   // Known before the VM stops

@@ -13,13 +13,17 @@
  *   staging/<move>/               destination: opened members; same file names as moves/<move>/
  */
 import { join } from 'node:path';
-import type { ImageId, InstanceId, MoveId, PackageId } from '../../workflows/contract.ts';
+import type { HostId, ImageId, InstanceId, MoveId, PackageId } from '../../workflows/contract.ts';
 
 export class Layout {
   readonly root: string;
 
-  constructor(root: string) {
+  /** How messages name the host whose files these are. */
+  readonly here: string;
+
+  constructor(root: string, host?: HostId) {
     this.root = root;
+    this.here = host === undefined ? 'this host' : `host ${host}`;
   }
 
   get keys(): string {

@@ -14,6 +14,7 @@ import { envelopeName, MAX_ENVELOPE_BYTES } from '../package/format.ts';
 import { checkSegment, sealedBytes, segmentPath, segmentsOf } from '../package/verify.ts';
 import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
+import { withPackageLock } from '../records/lock.ts';
 import type { HostKeys } from '../trust/keys.ts';
 import type { PoolTrust } from '../trust/pool.ts';
 import { path } from './endpoint.ts';
@@ -35,8 +36,16 @@ export interface FetchPackage {
   work: Work;
 }
 
-/** @returns the package's bytes and how many of them crossed the wire in this attempt */
-export async function fetchPackage(options: FetchPackage): Promise<{ packageBytes: number; wireBytes: number }> {
+/**
+ * @returns the package's bytes and how many of them crossed the wire in this attempt
+ * @throws InstanceBusy while another fetches the same package
+ */
+export function fetchPackage(options: FetchPackage): Promise<{ packageBytes: number; wireBytes: number }> {
+  // Two that write one file would spoil what either of them has checked.
+  return withPackageLock(options.layout, options.packageId, () => fetchIt(options));
+}
+
+async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; wireBytes: number }> {
   const { layout, keys, pool, packageId, source, inspect, work } = options;
   const target = layout.package(packageId);
   const folder = (await exists(target)) ? target : layout.incoming(packageId);

@@ -160,15 +160,21 @@ export class Ledger {
 
   /**
    * The highest generation that this host ever owned, whatever became of it, and whether it was given it by another host or
-   * a fence; null if it owned none.
+   * a fence, or had it from itself, and by which package; null if it owned none.
    */
-  async lastOwned(instanceId: InstanceId): Promise<{ generation: number; given: boolean } | null> {
+  async lastOwned(
+    instanceId: InstanceId,
+  ): Promise<{ generation: number; given: boolean; packageId: PackageId | null } | null> {
     const book = await this.#open(instanceId);
     const generation = book.owned.at(-1);
     if (generation === undefined) return null;
     const { chain } = await this.#ownedAt(book, generation);
-    const { type } = await readUnverified(chain.statements.at(-1) ?? '', Link);
-    return { generation, given: type === 'release' || type === 'fence' };
+    const link = await readUnverified(chain.statements.at(-1) ?? '', Link);
+    return {
+      generation,
+      given: link.type === 'release' || link.type === 'fence',
+      packageId: 'packageId' in link ? link.packageId : null,
+    };
   }
 
   /** What became of a generation, by this host's own decision or by a fence; null if nothing that it knows of. */

@@ -19,7 +19,7 @@ import {
   writeRecord,
 } from '../../activities/records/durable.ts';
 import { Layout } from '../../activities/records/layout.ts';
-import { withInstanceLock } from '../../activities/records/lock.ts';
+import { withImageLock, withInstanceLock, withPackageLock } from '../../activities/records/lock.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 
 let folder: string;
@@ -140,16 +140,7 @@ describe('the lock of an instance', () => {
   });
 
   test('f12: ends with the process that holds it, however that ends', async () => {
-    const lock = new URL('../../activities/records/lock.ts', import.meta.url).href;
-    const layout = new URL('../../activities/records/layout.ts', import.meta.url).href;
-    const program = `
-      const { withInstanceLock } = await import(${JSON.stringify(lock)});
-      const { Layout } = await import(${JSON.stringify(layout)});
-      await withInstanceLock(new Layout(${JSON.stringify(folder)}), 'killed', () => {
-        process.stdout.write('held');
-        return new Promise(() => setInterval(() => {}, 1000));
-      });`;
-    const holder = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    const holder = spawn(process.execPath, ['--input-type=module', '-e', holding('killed')], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     await once(holder.stdout, 'data');
@@ -159,4 +150,51 @@ describe('the lock of an instance', () => {
     holder.kill('SIGKILL');
     assert.ok((await next) - killed < 2000);
   });
+
+  test('tells who holds it, and whether that one will go on by itself', async () => {
+    const holder = spawn(process.execPath, ['--input-type=module', '-e', holding('frozen')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await once(holder.stdout, 'data');
+    const layout = new Layout(folder, 'alpha');
+    const refusal = async (): Promise<string> => {
+      const error: unknown = await withInstanceLock(layout, 'frozen', () => Promise.resolve(), { wait: 20 }).catch(
+        (reason: unknown) => reason,
+      );
+      assert.ok(error instanceof VmferryError && error.type === 'InstanceBusy', String(error));
+      return error.message;
+    };
+    const busy = `another step is at work on instance frozen on host alpha: process ${holder.pid} holds it`;
+    assert.equal(await refusal(), busy);
+    holder.kill('SIGSTOP');
+    const stopped = `${busy} and is stopped; let it go on (\`kill -CONT ${holder.pid}\`), or end it`;
+    for (let tries = 0; (await refusal()) !== stopped; tries++) assert.ok(tries < 50, await refusal());
+    holder.kill('SIGCONT');
+    for (let tries = 0; (await refusal()) !== busy; tries++) assert.ok(tries < 50, await refusal());
+    holder.kill('SIGKILL');
+    await withInstanceLock(layout, 'frozen', () => Promise.resolve());
+  });
+
+  test('of an instance, of a package and of an image are three', async () => {
+    const layout = new Layout(folder);
+    await withInstanceLock(layout, 'one', () =>
+      withPackageLock(layout, 'one', () => withImageLock(layout, 'one', () => Promise.resolve(), { wait: 0 }), {
+        wait: 0,
+      }),
+    );
+  });
 });
+
+/** A program that takes the lock of an instance, says so, and keeps it. */
+function holding(instanceId: string): string {
+  const [lock, layout] = ['lock', 'layout'].map(
+    (name) => new URL(`../../activities/records/${name}.ts`, import.meta.url).href,
+  );
+  return `
+    const { withInstanceLock } = await import(${JSON.stringify(lock)});
+    const { Layout } = await import(${JSON.stringify(layout)});
+    await withInstanceLock(new Layout(${JSON.stringify(folder)}), ${JSON.stringify(instanceId)}, () => {
+      process.stdout.write('held');
+      return new Promise(() => setInterval(() => {}, 1000));
+    });`;
+}
