@@ -24,7 +24,10 @@ import { HostRecord } from './trust/pool-key.ts';
 import { readUnverified } from './trust/signed-text.ts';
 
 /** Every activity may throw CatalogUnreachable, and InvalidInput for what the schema refuses. */
-export function createControlActivities(catalog: Catalog): ControlActivities {
+export function createControlActivities(
+  catalog: Catalog,
+  workflowRuns: WorkflowRuns = runsInTemporal,
+): ControlActivities {
   return {
     planMove: (input) => catalog.read('plan the move', (tx) => planMove(tx, input, isHolder(input.instanceId))),
     reserveMove: (input) => catalog.write('open the move', (tx) => reserveMove(tx, input, isHolder(input.instanceId))),
@@ -62,14 +65,17 @@ export function createControlActivities(catalog: Catalog): ControlActivities {
 
     beginInspection: () =>
       catalog.read('begin an inspection', async (tx) => ({ hosts: await allHosts(tx), at: await now(tx) })),
-    compareWithCatalog: (input) => compareWithCatalog(catalog, input),
+    compareWithCatalog: (input) => compareWithCatalog(catalog, workflowRuns, input),
     followOwner: (input) =>
       catalog.write('follow the owner', (tx) => followOwner(tx, input, isHolder(input.instanceId))),
   };
 }
 
 /** Read after the hosts were asked: what was at rest all the while has not changed since `at`, and no workflow of it is open. */
-async function compareWithCatalog(catalog: Catalog, input: Comparison): Promise<Finding[]> {
+async function compareWithCatalog(catalog: Catalog, workflowRuns: WorkflowRuns, input: Comparison): Promise<Finding[]> {
+  // The one that asks does not count: it looks at what it alone may change.
+  const own = Context.current().info.workflowExecution?.workflowId;
+  const isOpen = async (id: string): Promise<boolean> => id !== own && workflowRuns(id);
   const { at, reports, silent, instanceId } = input;
   const local = reports.flatMap(({ findings }) => findings);
   const asked = {
@@ -107,17 +113,19 @@ function explainers({ moves }: Survey, { instanceId, moveId, packageId, imageId,
   return ids;
 }
 
-/** Does a workflow of this id run? The one that asks does not count: it looks at what it alone may change. */
-async function isOpen(id: string): Promise<boolean> {
-  const { client, info } = Context.current();
-  if (info.workflowExecution?.workflowId === id) return false;
+/** Does a workflow of this id run? */
+export type WorkflowRuns = (workflowId: string) => Promise<boolean>;
+
+/** As the server that called the running activity knows. */
+const runsInTemporal: WorkflowRuns = async (id) => {
   try {
-    return (await client.workflow.getHandle(id).describe()).status.name === 'RUNNING';
+    const { status } = await Context.current().client.workflow.getHandle(id).describe();
+    return status.name === 'RUNNING';
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) return false;
     throw error;
   }
-}
+};
 
 /** Does the instance's own workflow ask, the one that no second workflow runs beside? See catalog/moves.ts. */
 function isHolder(instance: InstanceId): boolean {

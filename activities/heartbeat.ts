@@ -8,9 +8,17 @@ import { VmferryError } from '../workflows/failures.ts';
 export type OnProgress = (bytesDone: number, bytesTotal: number) => void;
 
 export interface Work {
-  /** Aborts when Temporal cancels the activity; mechanisms throw `signal.reason`. */
+  /** Aborts when this attempt is to end, for whatever reason; mechanisms throw `signal.reason`. */
   signal: AbortSignal;
   onProgress: OnProgress;
+}
+
+/**
+ * Has somebody asked for the end of the step, as whoever cancels a move does? Only then may it undo what it did. The signal
+ * aborts too when merely this attempt ends: its worker shuts down, it was given up as lost, its workflow is gone.
+ */
+export function isCalledOff(): boolean {
+  return Context.current().cancellationDetails?.cancelRequested === true;
 }
 
 const INTERVAL_MS = 1000;

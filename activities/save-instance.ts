@@ -4,26 +4,30 @@
  * How it can die half way, and what the next attempt finds:
  * - before the record: nothing happened; it begins anew.
  * - after the record, guest running: it suspends and saves.
- * - guest paused, no complete file, a job of libvirt's under way: libvirt goes on without us; the job is ended and the
- *   save begins anew, for nobody watched what it wrote. A job that can be ended no more is waited for: see the next but one.
- * - guest paused beside a complete file that the record does not know (libvirtd died between file and QEMU's end): the
- *   file is not believed. It is removed, then the guest is resumed for an instant, which is its right while nothing was
- *   released, and saved again.
+ * - guest paused, no save file: it saves.
+ * - guest paused, a job of libvirt's under way: libvirt goes on without us, and its end is waited for.
  * - QEMU gone and the file complete: the guest was suspended before and cannot have run since; the file is taken.
+ * - guest paused beside a file, and no job: libvirtd died, between file and QEMU's end if the file is complete. It is not
+ *   believed. QEMU saves again only after it has run: the guest is resumed for an instant, which is its right while nothing
+ *   was released; what the file held is thrown away before, for it is older than the disk from then on.
  * - QEMU gone and no complete file: the host lost power. Nothing can be saved; the way back boots the instance.
  * - the record says saved: the same answer again.
  *
+ * Only who asks for the end of the move ends libvirt's job. A worker that shuts down, or an attempt that was given up, leaves
+ * it going: the next attempt takes what it made.
+ *
  * The step hands on as soon as the file is complete. libvirt then still ends QEMU; the release (step 12) waits for that.
  */
-import { rm, stat } from 'node:fs/promises';
+import { rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HostActivities, MoveRef, SaveFacts } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
-import { endJob } from './end-job.ts';
-import { withHeartbeat, type Work } from './heartbeat.ts';
+import { jobEnded } from './end-job.ts';
+import { isCalledOff, withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
+import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { passed } from './marks.ts';
 import { requireOwned } from './ownership.ts';
@@ -53,15 +57,18 @@ async function saveInstance(host: HostContext, move: MoveRef, work: Work): Promi
   const record = known ?? (await beginRecord(host, move, owned));
   await passed('recorded');
   const stoppedAt = performance.now();
-  const domain = await (known ? endJob(host, move.instanceId, work) : hypervisor.find(move.instanceId));
+  const domain = await (known ? untilLibvirtRests(host, move, work) : hypervisor.find(move.instanceId));
   if (domain?.process) {
     await hypervisor.setAutostart(move.instanceId, false);
-    // For good, and before the guest can go on: a complete file beside no QEMU is taken for its last state.
-    await rm(snapshot, { force: true });
-    await syncDirectory(layout.move(move.moveId));
-    if (known && domain.state === 'paused') await hypervisor.resume(move.instanceId);
+    if ((await saveFileState(snapshot)) !== 'absent') {
+      // For good, and before the guest can go on: a complete file beside no QEMU is taken for its last state.
+      await truncate(snapshot, 0);
+      await syncFile(snapshot);
+      await hypervisor.resume(move.instanceId);
+    }
     await hypervisor.suspend(move.instanceId);
     await passed('suspended');
+    await rm(snapshot, { force: true });
     await writeSaveFile(host, move, snapshot, work);
   } else if ((await saveFileState(snapshot)) !== 'complete') {
     throw new VmferryError(
@@ -127,13 +134,25 @@ async function writeSaveFile(host: HostContext, move: MoveRef, snapshot: string,
         throw new VmferryError('SaveFileMalformed', `libvirt reported a save, but ${snapshot} is not complete`);
       }
       if (work.signal.aborted) {
-        await host.hypervisor.abortJob(move.instanceId);
-        await settled;
+        if (isCalledOff()) {
+          await host.hypervisor.abortJob(move.instanceId);
+          await settled;
+        }
         work.signal.throwIfAborted();
       }
       await Promise.race([sleep(10), settled]);
     }
   } finally {
     clearInterval(progress);
+  }
+}
+
+/** A save that an attempt before has begun goes on, whoever asked; only who calls the move off ends it. */
+async function untilLibvirtRests(host: HostContext, { instanceId }: MoveRef, work: Work): Promise<Domain | null> {
+  try {
+    return await jobEnded(host, instanceId, work);
+  } catch (error) {
+    if (work.signal.aborted && isCalledOff()) await host.hypervisor.abortJob(instanceId);
+    throw error;
   }
 }

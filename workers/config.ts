@@ -18,6 +18,12 @@ const Temporal = z.strictObject({
     .exactOptional(),
 });
 
+/**
+ * Seconds that running steps have to end by themselves when the worker is told to stop (SIGTERM, SIGINT). Then they are told
+ * to hand over, and twice that time after the signal the worker is gone in any case. Below half of the unit's TimeoutStopSec.
+ */
+const stopSeconds = z.number().min(0.1).max(3600).default(10);
+
 const endpoint = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):[0-9]{1,5}$/, 'must be host:port');
 
 export const HostConfig = z.strictObject({
@@ -32,6 +38,7 @@ export const HostConfig = z.strictObject({
   location: z.string().default(''),
   /** Holds `pool.pub`, the operator's public key: the one thing brought to a host by hand. */
   poolDirectory: z.string().startsWith('/').default('/etc/vmferry'),
+  stopSeconds,
   /** For tests of crashes only; see fault-points.ts. */
   faultPoints: z.string().startsWith('/').exactOptional(),
 });
@@ -41,6 +48,7 @@ export const ControlConfig = z.strictObject({
   temporal: Temporal,
   /** PostgreSQL URL of a role that may change the schema. */
   catalog: z.string().min(1),
+  stopSeconds,
   /** For tests of crashes only; see fault-points.ts. */
   faultPoints: z.string().startsWith('/').exactOptional(),
 });

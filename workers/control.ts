@@ -12,8 +12,9 @@ import { createControlActivities } from '../activities/control.ts';
 import { run } from '../activities/exec/run.ts';
 import { CONTROL_QUEUE } from '../workflows/contract.ts';
 import { ConfigError, ControlConfig, readConfig } from './config.ts';
+import { Draining } from './draining.ts';
 import { activityInterceptors } from './interceptors.ts';
-import { connect, HEARTBEAT_INTERVAL, installRuntime, log, SHUTDOWN_GRACE } from './temporal.ts';
+import { connect, HEARTBEAT_INTERVAL, installRuntime, log } from './temporal.ts';
 
 const USAGE = 'usage: vmferry-control --config FILE [migrate]';
 
@@ -29,6 +30,7 @@ async function main(): Promise<void> {
   const catalog = new Catalog(config.catalog);
   const connection = await connect(config.temporal);
   const workflowBundle = await bundleWorkflows();
+  const draining = new Draining(config.stopSeconds);
   const worker = await Worker.create({
     connection,
     namespace: config.temporal.namespace,
@@ -36,20 +38,17 @@ async function main(): Promise<void> {
     identity: `control ${process.pid}`,
     workflowBundle,
     activities: createControlActivities(catalog),
-    interceptors: { activity: activityInterceptors(config.faultPoints) },
+    interceptors: { activity: activityInterceptors(draining, config.faultPoints) },
     // How long a workflow waits for the worker that has it in memory before any other takes it over. A control worker may
     // die in a blackout, and to replay a move's history takes milliseconds; the default is ten seconds.
     stickyQueueScheduleToStartTimeout: '2s',
-    shutdownGraceTime: SHUTDOWN_GRACE,
+    ...draining.options,
     maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
   });
   process.stdout.write('ready control\n');
-  try {
-    await worker.run();
-  } finally {
-    await connection.close();
-    await catalog.close();
-  }
+  await draining.run(worker);
+  // An activity that was left behind would hold the connection; its transaction ends with it.
+  process.exit(0);
 }
 
 /** The bundle in memory; made by a program of its own, so that what the bundler takes is given back. */

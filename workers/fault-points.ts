@@ -5,7 +5,7 @@
  * A file `<directory>/<activity>.<point>`, or `….<instance>` for one instance alone, asks the worker to stop there, where
  * a point is `before`, `after` or a mark of activities/marks.ts. It is renamed to `….reached`, and work goes on when that
  * is removed. A killed worker leaves it behind; the next attempt is not held again. Whoever is held goes on telling
- * Temporal that he lives: an attempt is taken for dead only if the test makes it so.
+ * Temporal that he lives: an attempt is taken for dead only if the test makes it so. A worker that is told to stop hands over.
  */
 import { access, rename } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -36,7 +36,11 @@ async function hold(directory: string, point: string, instance: string | undefin
   const context = Context.current();
   const beat = setInterval(() => context.heartbeat({ step: point, bytesDone: 0, bytesTotal: 0 }), BEAT_MS);
   try {
-    while (await exists(reached)) await sleep(20);
+    while (await exists(reached)) {
+      // A worker that shuts down waits for nobody's test.
+      if (context.cancellationDetails?.workerShutdown) context.cancellationSignal.throwIfAborted();
+      await sleep(20);
+    }
   } finally {
     clearInterval(beat);
   }

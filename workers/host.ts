@@ -18,8 +18,9 @@ import { Ledger } from '../activities/trust/ledger.ts';
 import { PoolTrust } from '../activities/trust/pool.ts';
 import { hostQueue } from '../workflows/contract.ts';
 import { ConfigError, HostConfig, readConfig } from './config.ts';
+import { Draining } from './draining.ts';
 import { activityInterceptors } from './interceptors.ts';
-import { connect, HEARTBEAT_INTERVAL, installRuntime, log, SHUTDOWN_GRACE } from './temporal.ts';
+import { connect, HEARTBEAT_INTERVAL, installRuntime, log } from './temporal.ts';
 import { version } from './version.ts';
 
 const USAGE = 'usage: vmferry-host --config FILE [--print-fingerprint]';
@@ -57,6 +58,7 @@ async function main(): Promise<void> {
   await once(server, 'listening');
 
   const connection = await connect(config.temporal);
+  const draining = new Draining(config.stopSeconds);
   const worker = await Worker.create({
     connection,
     namespace: config.temporal.namespace,
@@ -67,23 +69,19 @@ async function main(): Promise<void> {
       location: config.location,
       vmferryVersion: version,
     }),
-    interceptors: { activity: activityInterceptors(config.faultPoints) },
+    interceptors: { activity: activityInterceptors(draining, config.faultPoints) },
     // The frontend counts pollers per namespace (default 1200): two for a host let six hundred hosts in.
     activityTaskPollerBehavior: { type: 'simple-maximum', maximum: 2 },
     maxConcurrentActivityTaskExecutions: 32,
-    shutdownGraceTime: SHUTDOWN_GRACE,
+    ...draining.options,
     maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
     defaultHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
   });
   process.stdout.write(`ready ${config.name}\n`);
-  try {
-    await worker.run();
-  } finally {
-    server.closeAllConnections();
-    server.close();
-    await connection.close();
-    await hypervisor.close();
-  }
+  await draining.run(worker);
+  // Peers that fetch from here go on when the next worker serves. A call into libvirt that was handed over would hold the
+  // process until it returns; libvirt goes on with it without us.
+  process.exit(0);
 }
 
 /**

@@ -6,14 +6,22 @@ import type { ActivityInboundCallsInterceptor, ActivityInterceptorsFactory } fro
 import { ApplicationFailure, TemporalFailure } from '@temporalio/common';
 import { CompleteAsyncError } from '@temporalio/activity';
 import { FAILURES, VmferryError } from '../workflows/failures.ts';
+import type { Draining } from './draining.ts';
 import { faultPoints } from './fault-points.ts';
 
 /** Temporal keeps 4 KB of a failure between attempts, causes included. */
 const MAX_MESSAGE = 1500;
 
 /** @param faultDirectory of the test that wants to interrupt this worker, if any */
-export function activityInterceptors(faultDirectory: string | undefined): ActivityInterceptorsFactory[] {
-  const inbound = [failures, ...(faultDirectory === undefined ? [] : [faultPoints(faultDirectory)])];
+export function activityInterceptors(
+  draining: Draining,
+  faultDirectory: string | undefined,
+): ActivityInterceptorsFactory[] {
+  const inbound = [
+    draining.interceptor,
+    failures,
+    ...(faultDirectory === undefined ? [] : [faultPoints(faultDirectory)]),
+  ];
   return inbound.map((interceptor) => () => ({ inbound: interceptor }));
 }
 

@@ -42,7 +42,5 @@ export async function connect(config: TemporalConfig): Promise<NativeConnection>
   }
 }
 
-/** SIGTERM and SIGINT: running activities get this long to end or hand over. */
-export const SHUTDOWN_GRACE = '10s';
 /** Heartbeats are sent at most this often, so that progress is live and cancellation quick. */
 export const HEARTBEAT_INTERVAL = '1s';

@@ -21,6 +21,9 @@ export function understood(error: unknown, where: string, activity: string): unk
   if (isCancellation(error) || !(error instanceof ActivityFailure)) return error;
   const { cause } = error;
   if (cause instanceof ApplicationFailure) {
+    // The worker's own word for an attempt that a shutdown has ended.
+    if (cause.type === 'WorkerShutdown')
+      return failure('HostUnreachable', `The worker of ${where} was stopped during ${activity}`, error);
     return failure(isFailureType(cause.type) ? cause.type : 'Internal', cause.message, error);
   }
   const timeout = cause instanceof TimeoutFailure ? cause.timeoutType : undefined;

@@ -26,7 +26,8 @@ export type Mend =
   // with the catalog
   | 'followOwner' // the catalog says what the owner’s records say
   | 'settle' // what the move itself would have removed on its way out
-  | 'forgetPackage'; // the catalog’s line about a package that is not there
+  | 'forgetPackage' // the catalog’s line about a package that is not there
+  | 'listPackage'; // another place of a package that the catalog knows
 
 /**
  * What is done with the catalog’s knowledge, once it is certain that no workflow of the instance is open: by a workflow that
@@ -36,7 +37,7 @@ export type Repair =
   | { kind: 'followOwner'; instanceId: InstanceId; host: HostId; generation: number; savedAs: PackageId | null }
   /** The step that the move itself would have ended with on this host. */
   | { kind: 'clearUp'; host: HostId; move: MoveRef; as: 'gone' | 'kept' | 'copy' }
-  | { kind: 'forgetPackage'; host: HostId; packageId: PackageId };
+  | { kind: 'forgetPackage' | 'listPackage'; host: HostId; packageId: PackageId };
 
 interface FindingKind {
   readonly severity: Severity;

@@ -28,7 +28,7 @@ async function mended(findings: Finding[]): Promise<Finding[]> {
   const done: Finding[] = [];
   for (const one of findings) {
     const { repair } = one;
-    if (repair?.kind !== 'forgetPackage') continue;
+    if (!repair || instanceOf(repair).length > 0) continue;
     try {
       await carryOut(repair);
       one.mended = true;

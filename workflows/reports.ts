@@ -49,5 +49,10 @@ export async function carryOut(repair: Repair): Promise<void> {
       const { host, packageId } = repair;
       return onControl({ summary: `There is no package ${packageId} on ${host}` }).forgetPackage({ host, packageId });
     }
+    case 'listPackage': {
+      const { host, packageId } = repair;
+      const catalog = onControl({ summary: `Package ${packageId} is on ${host} too` });
+      return catalog.recordPackage({ ...(await catalog.findPackage({ packageId })), host });
+    }
   }
 }

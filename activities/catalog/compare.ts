@@ -180,6 +180,7 @@ function packages({ survey, reports }: Accounts): Finding[] {
     }
   }
   const listed = new Set(survey.packages.flatMap(({ id, places }) => places.map(({ host }) => `${id} ${host}`)));
+  const known = new Set(survey.packages.map(({ id }) => id));
   for (const { host, packages: kept } of reports) {
     for (const id of kept) {
       if (listed.has(`${id} ${host}`)) continue;
@@ -190,6 +191,8 @@ function packages({ survey, reports }: Accounts): Finding[] {
           ...(move && { instanceId: move.instanceId, moveId: move.id }),
           found: `${host} keeps it, and the catalog does not say so`,
           expected: 'packages that are listed',
+          // Size and time are known from its other places.
+          ...(known.has(id) && { mend: 'listPackage', repair: { kind: 'listPackage', host, packageId: id } }),
         }),
       );
     }

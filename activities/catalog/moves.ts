@@ -273,7 +273,7 @@ export async function followOwner(
   if (host !== instance.host && generation === instance.generation) throw ownedElsewhere(instance, host);
   if (instance.openMove !== null) {
     if (!holder) throw busy(instance);
-    await endAsRecorded(tx, instance.openMove, host, generation);
+    await endAsRecorded(tx, instance.openMove, input);
   }
   // Where the instance is its base image is.
   await imageArrived(tx, instance.imageId, host);
@@ -290,20 +290,23 @@ export async function followOwner(
 }
 
 /** The outcome that follows from who owns the instance now. */
-async function endAsRecorded(tx: Transaction, id: MoveId, owner: HostId, generation: number): Promise<void> {
+async function endAsRecorded(
+  tx: Transaction,
+  id: MoveId,
+  { host, generation, savedAs }: { host: HostId; generation: number; savedAs: PackageId | null },
+): Promise<void> {
   const move = await tx.row<MoveRow>(SELECT, [id]);
   if (!move || move.ended) return;
-  const done = generation === move.generation;
-  const outcome =
-    done && owner === move.destination && move.kind !== 'save'
-      ? 'moved'
-      : done && owner === move.source
-        ? 'returned'
-        : 'failed';
+  const { kind, source, destination } = move;
+  const decided = generation === move.generation;
+  let outcome: CloseInput['outcome'] = 'failed';
+  if (decided && host === source) outcome = 'returned';
+  if (decided && host === destination && source !== destination) outcome = 'moved';
+  if (kind === 'save' && savedAs === move.packageId) outcome = 'saved';
   await tx.run(
-    `UPDATE moves SET phase = NULL, outcome = $2, owner_id = CASE $2 WHEN 'moved' THEN destination_id ELSE source_id END,
-       failure_type = $3, failure_message = $4, ended_at = greatest(now(), started_at) WHERE id = $1`,
-    [id, outcome, ABANDONED.type, ABANDONED.message],
+    `UPDATE moves SET phase = NULL, outcome = $2, owner_id = $3, failure_type = $4, failure_message = $5,
+       ended_at = greatest(now(), started_at) WHERE id = $1`,
+    [id, outcome, outcome === 'moved' ? destination : source, ABANDONED.type, ABANDONED.message],
   );
 }
 

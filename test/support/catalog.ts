@@ -63,6 +63,8 @@ export interface TestCatalog {
   as(workflow: string): ControlActivities;
   /** The activities, as the instance's own workflow calls them. */
   holder(instance: InstanceId): ControlActivities;
+  /** Ids of the workflows that run. */
+  running: Set<string>;
   /** Statements of the superuser, in sessions of their own. */
   sql: pg.Pool;
   close(): Promise<void>;
@@ -80,13 +82,15 @@ export function openCatalog(url: string): TestCatalog {
   const catalog = new Catalog(url);
   const sql = new pg.Pool({ connectionString: url, max: 4 });
   sql.on('error', () => undefined);
-  const real = createControlActivities(catalog);
+  const running = new Set<string>();
+  const real = createControlActivities(catalog, (id) => Promise.resolve(running.has(id)));
   const as = (workflow: string): ControlActivities => calledBy(real, workflow);
   return {
     url,
     activities: as('somebody'),
     as,
     holder: (instance) => as(workflowId.instance(instance)),
+    running,
     sql,
     close: async () => {
       await catalog.close();

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import assert from 'node:assert/strict';
 import { execa } from 'execa';
+import type { Mark } from '../../activities/marks.ts';
 import { Testbed } from '../../infra/testbed/testbed.ts';
 
 const REPOSITORY = new URL('../..', import.meta.url).pathname;
@@ -128,8 +129,8 @@ export class Pool {
     return found;
   }
 
-  /** Asks a worker to stop at a point of an activity; see workers/fault-points.ts. */
-  async hold(where: string, activity: string, point: 'before' | 'after'): Promise<Held> {
+  /** Asks a worker to stop at a point of an activity; see workers/fault-points.ts and activities/marks.ts. */
+  async hold(where: string, activity: string, point: 'before' | 'after' | Mark): Promise<Held> {
     const folder =
       where === 'control'
         ? join(this.testbed.directory, 'faults')

@@ -269,6 +269,14 @@ const ROWS: Row[] = [
     [['packageNotInCatalog', 'gamma']],
   ],
   [
+    'the same of one that is known to be elsewhere',
+    given(
+      { packages: [listed()] },
+      { alpha: { instances: [runs(1)], packages: ['package-1'] }, gamma: { packages: ['package-1'] } },
+    ),
+    [['packageNotInCatalog', 'gamma', { kind: 'listPackage', host: 'gamma', packageId: 'package-1' }]],
+  ],
+  [
     'an image is not where the catalog says',
     given(
       { images: [{ id: IMAGE, name: 'debian', hosts: ['alpha', 'beta', 'gamma'] }] },
