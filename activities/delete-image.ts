@@ -6,14 +6,14 @@
  * ends what was begun. The look at the disks comes again after the name is gone, for one may have been made in between: it
  * then gets its base back. Whoever makes a disk later finds no image.
  */
-import { readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rename } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { HostActivities, ImageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { backingChain } from './disk/backing-chain.ts';
 import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
-import { exists, syncDirectory } from './records/durable.ts';
+import { exists, removeDurably, syncDirectory } from './records/durable.ts';
 
 export function createDeleteImage(host: HostContext): HostActivities['deleteImage'] {
   return async ({ imageId }) => {
@@ -21,7 +21,7 @@ export function createDeleteImage(host: HostContext): HostActivities['deleteImag
     if (await exists(layout.image(imageId))) {
       await requireUnused(host, imageId);
       // The record goes first, in one step with the name: a half-removed image must not be taken for a whole one.
-      await rm(condemned(host, imageId), { recursive: true, force: true });
+      await removeDurably(condemned(host, imageId));
       await rename(layout.image(imageId), condemned(host, imageId));
       await syncDirectory(layout.images);
     }
@@ -49,7 +49,7 @@ export async function endImageDeletion(host: HostContext, imageId: ImageId): Pro
     }
     throw error;
   }
-  await rm(folder, { recursive: true, force: true });
+  await removeDurably(folder);
 }
 
 /** @throws InUse */

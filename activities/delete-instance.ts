@@ -2,12 +2,12 @@
  * Ends an instance for ever: first the statement that it is over, then domain, disks and network entries. A repeated
  * attempt finds the statement and goes on clearing up. Its packages stay until they are deleted themselves.
  */
-import { readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities } from '../workflows/contract.ts';
 import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
-import { exists } from './records/durable.ts';
+import { exists, removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 
 export function createDeleteInstance(host: HostContext): HostActivities['deleteInstance'] {
@@ -22,7 +22,7 @@ export function createDeleteInstance(host: HostContext): HostActivities['deleteI
       await removeGenerations(folder);
       if (!(await exists(folder))) return;
       for (const name of await readdir(folder)) {
-        if (/^((save|resumed)-[0-9]+|reserved)\.json$/.test(name)) await rm(join(folder, name));
+        if (/^((save|resumed)-[0-9]+|reserved)\.json$/.test(name)) await removeDurably(join(folder, name));
       }
     });
 }

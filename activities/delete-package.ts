@@ -6,12 +6,12 @@
  * ends what was begun. The look at the instances comes again after the name is gone, for one may have been saved or taken
  * over in between: it then gets its package back.
  */
-import { readdir, rename, rm, stat } from 'node:fs/promises';
+import { readdir, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
-import { exists, syncDirectory } from './records/durable.ts';
+import { exists, removeDurably, syncDirectory } from './records/durable.ts';
 import { withPackageLock } from './records/lock.ts';
 import { hasRun } from './resume-instance.ts';
 import { readSaveRecord } from './save-record.ts';
@@ -25,7 +25,7 @@ async function deletePackage(host: HostContext, packageId: PackageId): Promise<{
   if (await exists(layout.package(packageId))) {
     await requireUnneeded(host, packageId);
     // The name goes first, whole: a half-removed package must not be taken for a sealed one.
-    await rm(condemned(host, packageId), { recursive: true, force: true });
+    await removeDurably(condemned(host, packageId));
     await rename(layout.package(packageId), condemned(host, packageId));
     await syncDirectory(layout.packages);
   }
@@ -57,7 +57,7 @@ export async function endPackageDeletion(host: HostContext, packageId: PackageId
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
     if (entry.isFile()) bytes += (await stat(join(entry.parentPath, entry.name))).size;
   }
-  await rm(folder, { recursive: true, force: true });
+  await removeDurably(folder);
   return { bytes };
 }
 

@@ -2,7 +2,7 @@
  * Gives up a paused copy that was never released to this host, and what the move prepared for it. The sealed package
  * stays: it belongs to whoever may still need it. Idempotent.
  */
-import { readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
@@ -10,7 +10,7 @@ import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
 import { passed } from './marks.ts';
-import { exists } from './records/durable.ts';
+import { exists, removeDurably } from './records/durable.ts';
 import { withInstanceLock, withPackageLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
 
@@ -18,7 +18,7 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
   return (move) =>
     withInstanceLock(host.layout, move.instanceId, async () => {
       // First what holds the guest in clear: libvirt may be what fails here.
-      await rm(host.layout.stage(move.moveId), { recursive: true, force: true });
+      await removeDurably(host.layout.stage(move.moveId));
       await removeIncoming(host, move.packageId);
       await passed('cleared');
       if (await overtaken(host.layout, move)) return;
@@ -29,7 +29,7 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
 
 /** What came of a package so far; unless somebody else is fetching it now, to keep. */
 export async function removeIncoming({ layout }: HostContext, packageId: PackageId): Promise<void> {
-  const remove = (): Promise<void> => rm(layout.incoming(packageId), { recursive: true, force: true });
+  const remove = (): Promise<void> => removeDurably(layout.incoming(packageId));
   try {
     await withPackageLock(layout, packageId, remove, { wait: 0 });
   } catch (error) {
@@ -82,6 +82,6 @@ export async function removeGenerations(instanceFolder: string, below = Infinity
   if (!(await exists(instanceFolder))) return;
   for (const name of await readdir(instanceFolder)) {
     const generation = Number(/^g([0-9]+)$/.exec(name)?.[1] ?? Infinity);
-    if (generation < below) await rm(join(instanceFolder, name), { recursive: true, force: true });
+    if (generation < below) await removeDurably(join(instanceFolder, name));
   }
 }

@@ -7,7 +7,7 @@
  * catalog knows, and nothing that could disturb one is ever mended here. Can die at any instant: every mend is one act, and
  * what is left is found again.
  */
-import { readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import type { HostActivities, ImageId, InstanceId } from '../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../workflows/failures.ts';
@@ -19,7 +19,7 @@ import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { readImage } from './images.ts';
 import { leftoversOf } from './leftovers.ts';
-import { exists, syncDirectory } from './records/durable.ts';
+import { exists, removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { tracesOf, type Seen } from './traces.ts';
 import { uuid } from './trust/statements.ts';
@@ -144,8 +144,7 @@ const ACTS: Partial<Record<Mend, Act>> = {
     if (imageId !== undefined) return endImageDeletion(host, imageId);
     const packageId = /^\.deleting-(.+)$/.exec(basename(path))?.[1];
     if (packageId !== undefined && dirname(path) === host.layout.packages) return endPackageDeletion(host, packageId);
-    await rm(path, { recursive: true, force: true });
-    await syncDirectory(dirname(path));
+    await removeDurably(path);
   },
 };
 

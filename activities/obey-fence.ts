@@ -10,7 +10,7 @@
  * How it can die half way: the note comes first. Domain and disks are judged by records that the note does not change, so
  * the next attempt goes on with whatever is left of them.
  */
-import { readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FenceObeyed, HostActivities, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
@@ -18,7 +18,7 @@ import { requireAtRest } from './at-rest.ts';
 import { removeGenerations, removeIncoming } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { exists, makeDirectory, syncDirectory } from './records/durable.ts';
+import { exists, makeDirectory, removeDurably, syncDirectory } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
 import { hasRun } from './resume-instance.ts';
@@ -60,9 +60,9 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
   const kept = newer ? await setAside(folder, copies, generation) : null;
   if (!newer) await removeGenerations(folder);
   await network.expel(instanceId);
-  await rm(layout.stage(move.moveId), { recursive: true, force: true });
+  await removeDurably(layout.stage(move.moveId));
   await removeIncoming(host, packageId);
-  await rm(layout.move(move.moveId), { recursive: true, force: true });
+  await removeDurably(layout.move(move.moveId));
   const found = running
     ? 'a running instance'
     : newer

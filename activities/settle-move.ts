@@ -3,7 +3,6 @@
  * Everything removed lies under a name that carries the move's id, or is a working copy of an instance that this host
  * has given away, or runs from a later one. Idempotent.
  */
-import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { packageGeneration, type HostActivities, type MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
@@ -11,6 +10,7 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { passed } from './marks.ts';
+import { removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
 
@@ -42,10 +42,10 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
       }
       if (outcome === 'returned') await removeOutlived(host, input);
       await passed('settled');
-      await rm(layout.move(moveId), { recursive: true, force: true });
+      await removeDurably(layout.move(moveId));
       // A move that was called off while it sealed has no use for the half.
-      if (role === 'source') await rm(`${layout.package(packageId)}.partial`, { recursive: true, force: true });
-      await rm(layout.stage(moveId), { recursive: true, force: true });
+      if (role === 'source') await removeDurably(`${layout.package(packageId)}.partial`);
+      await removeDurably(layout.stage(moveId));
     });
 }
 

@@ -69,6 +69,13 @@ export async function makeDirectory(path: string, options: WriteOptions = {}): P
   }
 }
 
+/** Removes a file or folder, so that no power loss brings it back. Idempotent. */
+export async function removeDurably(path: string): Promise<void> {
+  if (!(await exists(path))) return;
+  await rm(path, { recursive: true, force: true });
+  await syncDirectory(dirname(path));
+}
+
 async function writeTemporary(path: string, data: string | Uint8Array, options: WriteOptions): Promise<string> {
   const temporary = join(dirname(path), `${temporaryName('tmp')}-${basename(path)}`);
   try {

@@ -29,6 +29,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
   let rogue: RogueOrchestrator;
   /** Lives in the guest's RAM only. */
   let token: string;
+  let observer: ConsoleObserver | undefined;
   let here = 'alpha';
   let there = 'beta';
   /** Of the last move that came to its end. */
@@ -47,6 +48,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
     [here, there] = host === 'alpha' ? ['alpha', 'beta'] : ['beta', 'alpha'];
   });
   afterEach(async () => {
+    observer?.stop();
     // What a row that failed has not taken back would hold up the next one.
     for (const host of pool.testbed.hosts) {
       await rm(pool.testbed.outside(host, '/var/lib/vmferry-faults'), { recursive: true, force: true });
@@ -150,7 +152,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
   });
 
   it('f1: the guest has stopped for good at its source before its first instruction at the destination', async () => {
-    const observer = new ConsoleObserver(pool.testbed, guest.id);
+    observer = new ConsoleObserver(pool.testbed, guest.id);
     const source = here;
     const [left, began] = await Promise.all([listen(pool, here), listen(pool, there)]);
     try {
@@ -173,7 +175,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
   });
 
   it('f4: a source whose guest was taken over never resumes it, whatever fails afterwards and whoever asks', async () => {
-    const observer = new ConsoleObserver(pool.testbed, guest.id);
+    observer = new ConsoleObserver(pool.testbed, guest.id);
     const held = await pool.hold(there, 'resumeInstance', 'after');
     const move = migrate();
     await held.reached(REACH);
@@ -198,7 +200,7 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
   });
 
   it('f3: libvirt’s autostart brings no copy back, neither while the save lies there nor after the move', async () => {
-    const observer = new ConsoleObserver(pool.testbed, guest.id);
+    observer = new ConsoleObserver(pool.testbed, guest.id);
     await virsh(here, 'autostart', guest.id);
     const held = await pool.hold(here, 'rebaseOverlay', 'before');
     const move = migrate();
@@ -455,7 +457,6 @@ describe('what other movers of VMs are known to get wrong', { skip: cannotRun },
 /** Every count of the guest was printed once, on whatever host. */
 function livedOnce(observer: ConsoleObserver): void {
   const found = observer.violations();
-  observer.stop();
   assert.deepEqual(found, []);
 }
 

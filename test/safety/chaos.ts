@@ -93,7 +93,7 @@ class Campaign {
 
   /** All is mended: whoever is not in service a while later is lost. */
   async calm(): Promise<void> {
-    await this.#locate();
+    await this.#fleet.locate();
     for (const { guest, text } of await backInService(this.#fleet)) this.problems.push(`${guest.name}: ${text}`);
   }
 
@@ -138,7 +138,7 @@ class Campaign {
       const end = await this.#move(guest, destination, onFailure, callOffAfter, random);
       this.ends[end] = (this.ends[end] ?? 0) + 1;
       this.#log(`${guest.name} ${guest.host} → ${destination}: ${end}`);
-      await this.#locate(guest);
+      await this.#fleet.locate([guest]);
       await this.#serve(guest);
       await this.#observer.checkpoint(guest.id);
       await sleep(random.between(0, 4_000));
@@ -206,11 +206,6 @@ class Campaign {
       if (explain(error).type === 'Internal') throw error;
       return null;
     }
-  }
-
-  /** Where the catalog says that guests are. */
-  async #locate(...guests: Guest[]): Promise<void> {
-    for (const guest of guests.length > 0 ? guests : this.#fleet.guests) guest.host = await this.#fleet.hostOf(guest);
   }
 
   /** A guest that a fault took down is started by whoever looks after it, as soon as its host is there. */

@@ -99,9 +99,10 @@ export class Fleet {
     }
   }
 
-  /** The owner, by the catalog. */
-  async hostOf(guest: Guest): Promise<HostId> {
-    return (await (await this.#api.catalog()).findInstance(guest.id)).host;
+  /** Looks up where guests are, by the catalog. */
+  async locate(guests: readonly Guest[] = this.guests): Promise<void> {
+    const catalog = await this.#api.catalog();
+    for (const guest of guests) guest.host = (await catalog.findInstance(guest.id)).host;
   }
 
   /** Moves that have not come to an end, by the catalog. */

@@ -1,5 +1,6 @@
 /** Runs cases of the sweep in waves on one testbed, and has the history of each guest judged after its wave. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VmferryError } from '../../workflows/failures.ts';
 import type { Fault } from './faults.ts';
 import { Fleet, type Guest } from './fleet.ts';
 import { Observer } from './observe/observer.ts';
@@ -16,6 +17,8 @@ export class Sweep {
   readonly #fleet: Fleet;
   readonly #observer: Observer;
   readonly #log: (line: string) => void;
+  /** In a move that has not come to an end, which is a finding. */
+  readonly #busy = new Set<Guest>();
 
   private constructor(fleet: Fleet, observer: Observer, log: (line: string) => void) {
     this.#fleet = fleet;
@@ -51,9 +54,11 @@ export class Sweep {
     for (const fault of new Set(cells.map((cell) => cell.fault))) {
       let left = cells.filter((cell) => cell.fault === fault);
       while (left.length > 0) {
-        const wave = assign(left, this.#fleet.guests);
+        const free = this.#fleet.guests.filter((guest) => !this.#busy.has(guest));
+        if (free.length === 0) throw new VmferryError('Internal', 'no guest is left that is not in a move without end');
+        const wave = assign(left, free);
         if (wave.length === 0) {
-          await this.#cross(left.length);
+          await this.#cross(free.slice(0, left.length));
           continue;
         }
         left = left.filter((cell) => !wave.some((taken) => taken.cell === cell));
@@ -62,9 +67,9 @@ export class Sweep {
     }
   }
 
-  /** No guest is where a case needs it: so many of them are moved to the other host, undisturbed. */
-  async #cross(count: number): Promise<void> {
-    const going = this.#fleet.guests.slice(0, count).map(async (guest) => {
+  /** No guest is where a case needs it: these are moved to the other host, undisturbed. */
+  async #cross(guests: readonly Guest[]): Promise<void> {
+    const going = guests.map(async (guest) => {
       const destination = guest.host === STRUCK ? OTHER : STRUCK;
       const running = await this.#fleet.migrate(guest, destination);
       await this.#fleet.end(running, CROSS_SECONDS);
@@ -81,7 +86,8 @@ export class Sweep {
     await Promise.all(wave.map(({ guest }) => this.#observer.checkpoint(guest.id)));
     if (fault.disturbs) this.#observer.disturbance({ kind: fault.disturbs, host: STRUCK, note: fault.name });
     const outcomes = await runWave(this.#fleet, fault, wave);
-    await this.#fleet.testbed.heal();
+    for (const { end, guest } of outcomes) if (end === 'no end') this.#busy.add(guest);
+    await this.#fleet.locate();
     const problems = await backInService(this.#fleet);
     const struck = outcomes.map(({ guest }) => guest.id);
     for (const violation of await settledVerdict(this.#observer, struck)) {

@@ -40,7 +40,9 @@ const REACH_SECONDS = 300;
 const END_SECONDS = 420;
 const RETRY_WINDOW_SECONDS = 180;
 /** An attempt is given up one heartbeat timeout after its last sign of life; one on the control worker after 30 s. */
-const GIVEN_UP_SECONDS = 45;
+const GIVEN_UP_SECONDS = 90;
+/** Retries are at most 15 s apart, and all begin on a host that has just come back. */
+const AGAIN_SECONDS = 120;
 
 /** Where a guest must be for this cell. */
 export const sourceOf = ({ role }: Cell, guestHost: HostId): HostId =>
@@ -54,6 +56,8 @@ interface Case {
   where: string;
   running: Running<MoveResult>;
   held: Held;
+  /** Resolves when the move stands at its point, or to what kept it from coming there. */
+  arrived: Promise<string | null>;
 }
 
 /**
@@ -65,28 +69,44 @@ export async function runWave(
   cells: readonly { cell: Cell; guest: Guest }[],
 ): Promise<Outcome[]> {
   const cases = await Promise.all(cells.map(({ cell, guest }) => begin(fleet, cell, guest)));
+  const problems = await Promise.all(cases.map(({ arrived }) => arrived));
   const struckAt = performance.now();
   const onStruckHost = cases.filter(({ where }) => where === STRUCK);
   const again: Held[] = [];
-  await fault.strike({
+  const go = async (): Promise<void> => {
+    await Promise.all([...cases.map(({ held }) => held), ...again].map((held) => held.release()));
+  };
+  const strike = fault.strike({
     testbed: fleet.testbed,
     host: STRUCK,
-    go: async () => {
-      await Promise.all([...cases.map(({ held }) => held), ...again].map((held) => held.release()));
-    },
+    go,
     givenUp: () => givenUp(onStruckHost),
     anotherAttempt: async () => {
       // Asked for now, so that it cannot have been the first attempt that came here.
       for (const { cell, guest } of onStruckHost) {
         again.push(await fleet.hold(STRUCK, `${cell.point.activity}.before`, guest.id));
       }
-      await until(() => again.every((held) => held.reached()), 30, 'the next attempt did not begin');
+      await until(() => again.every((held) => held.reached()), AGAIN_SECONDS, 'the next attempt did not begin');
     },
   });
-  return Promise.all(cases.map((one) => endOf(fleet, one, struckAt)));
+  const failed = await strike.then(
+    () => null,
+    (error: unknown) => `the strike failed: ${explain(error).message}`,
+  );
+  if (failed !== null) {
+    // Half a strike leaves nobody standing for the next wave.
+    await fleet.testbed.heal();
+    await go();
+  }
+  const outcomes = await Promise.all(cases.map((one) => endOf(fleet, one, struckAt)));
+  for (const [index, outcome] of outcomes.entries()) {
+    const problem = problems[index] ?? failed;
+    if (problem !== null) outcome.problems.push(problem);
+  }
+  return outcomes;
 }
 
-/** Starts the move; resolves when it stands at its point. */
+/** Starts the move, which is to be held at its point. */
 async function begin(fleet: Fleet, cell: Cell, guest: Guest): Promise<Case> {
   const destination = guest.host === STRUCK ? OTHER : STRUCK;
   const at: Record<Place, string> = { source: guest.host, destination, control: 'control' };
@@ -108,13 +128,19 @@ async function begin(fleet: Fleet, cell: Cell, guest: Guest): Promise<Case> {
       `${guest.name} did not come to ${point} on ${where}`,
     );
   };
-  if (turning) {
-    await reached(turning, 'transferPackage.before');
-    await running.return();
-    await turning.release();
-  }
-  await reached(held, cell.point.name);
-  return { cell, guest, destination, where, running, held };
+  const arrive = async (): Promise<void> => {
+    if (turning) {
+      await reached(turning, 'transferPackage.before');
+      await running.return();
+      await turning.release();
+    }
+    await reached(held, cell.point.name);
+  };
+  const arrived = arrive().then(
+    () => null,
+    (error: unknown) => explain(error).message,
+  );
+  return { cell, guest, destination, where, running, held, arrived };
 }
 
 async function givenUp(cases: readonly Case[]): Promise<void> {
