@@ -17,7 +17,7 @@ import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { sameProcess } from './save-record.ts';
 import { readImage } from './images.ts';
-import { exists, makeDirectory, readJson, syncDirectory, writeRecord } from './records/durable.ts';
+import { exists, makeDirectory, readJson, syncDirectory, syncFile, writeRecord } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 
 export interface StagedDisk {
@@ -118,6 +118,8 @@ async function restorePausedCopy(
     await copyFile({ from: staged, to: copy, work });
     await rebaseUnsafe({ path: copy, backing: host.layout.imageDisk(disk.imageId), backingFormat: image.format });
     await check(copy, work.signal);
+    // The header is new. Once the guest may have run from this disk nothing else is ever read, so it must outlast the power.
+    await syncFile(copy);
   }
   for (const name of [MEMBER.kernel, MEMBER.initrd]) {
     if (await exists(join(folder, name))) await copyFile({ from: join(folder, name), to: join(target, name), work });

@@ -7,7 +7,7 @@
  * what and when. The sentence is for people; nothing reads it.
  */
 import { randomUUID } from 'node:crypto';
-import { access, link, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { access, link, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { z } from 'zod';
 import { VmferryError } from '../../workflows/failures.ts';
@@ -59,14 +59,21 @@ export async function syncFile(path: string): Promise<void> {
   await syncDirectory(path);
 }
 
-/** Makes a directory and those above it, durably. Idempotent. */
+/**
+ * Makes a directory and those above it, durably. Idempotent. One after the other, and the name of one that is there is
+ * synced too: whoever made it may have died just then, and all that is written into it later would be lost with it.
+ */
 export async function makeDirectory(path: string, options: WriteOptions = {}): Promise<void> {
-  const first = await mkdir(path, { recursive: true, mode: options.mode ?? 0o755 });
-  if (first === undefined) return;
-  for (let made = path; ; made = dirname(made)) {
-    await syncDirectory(dirname(made));
-    if (made === first) return;
+  try {
+    await mkdir(path, options.mode ?? 0o755);
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') {
+      await makeDirectory(dirname(path), options);
+      return makeDirectory(path, options);
+    }
+    if (codeOf(error) !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error;
   }
+  await syncDirectory(dirname(path));
 }
 
 /** Removes a file or folder, so that no power loss brings it back. Idempotent. */
