@@ -25,6 +25,11 @@ export function createReleaseInstance(host: HostContext): HostActivities['releas
         destination,
       });
       await passed('released');
+      // An old release may be asked for again when the instance has long come back.
+      if (await host.ledger.owned(instanceId)) return { release };
+      // A person who started the domain since it was looked at: nobody else can run the instance before this answer.
+      const domain = await host.hypervisor.find(instanceId);
+      if (domain?.process && domain.persistent) await host.hypervisor.destroy(instanceId);
       await host.hypervisor.undefine(instanceId);
       return { release };
     });
