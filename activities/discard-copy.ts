@@ -4,12 +4,14 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
+import type { HostActivities, InstanceId, MoveRef, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
 import { passed } from './marks.ts';
+import { removeFolder } from './move-folder.ts';
+import { instanceOf } from './moved-envelope.ts';
 import { exists, removeDurably } from './records/durable.ts';
 import { withInstanceLock, withPackageLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
@@ -18,8 +20,8 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
   return (move) =>
     withInstanceLock(host.layout, move.instanceId, async () => {
       // First what holds the guest in clear: libvirt may be what fails here.
-      await removeDurably(host.layout.stage(move.moveId));
-      await removeIncoming(host, move.packageId);
+      await removeFolder(host.layout.stage(move.moveId), move.instanceId);
+      if (await isComingFor(host, move)) await removeIncoming(host, move.packageId);
       await passed('cleared');
       if (await overtaken(host.layout, move)) return;
       await discardUnowned(host, move.instanceId);
@@ -35,6 +37,15 @@ export async function removeIncoming({ layout }: HostContext, packageId: Package
   } catch (error) {
     if (!(error instanceof VmferryError && error.type === 'InstanceBusy')) throw error;
   }
+}
+
+/** Is what came of a package of this instance, or of nobody yet? */
+async function isComingFor(host: HostContext, { packageId, instanceId }: MoveRef): Promise<boolean> {
+  const folder = host.layout.incoming(packageId);
+  if (!(await exists(folder))) return false;
+  // A transfer that died before its envelope came has left nothing that would tell whose it is, nor anything else.
+  const nothing = (await readdir(folder)).every((name) => name.startsWith('.tmp-'));
+  return nothing || (await instanceOf(host, folder)) === instanceId;
 }
 
 /**

@@ -18,7 +18,8 @@ import { requireAtRest } from './at-rest.ts';
 import { removeGenerations, removeIncoming } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { exists, makeDirectory, removeDurably, syncDirectory } from './records/durable.ts';
+import { removeFolder } from './move-folder.ts';
+import { exists, makeDirectory, syncDirectory } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
 import { hasRun } from './resume-instance.ts';
@@ -60,9 +61,9 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
   const kept = newer ? await setAside(folder, copies, generation) : null;
   if (!newer) await removeGenerations(folder);
   await network.expel(instanceId);
-  await removeDurably(layout.stage(move.moveId));
+  await removeFolder(layout.stage(move.moveId), instanceId);
   await removeIncoming(host, packageId);
-  await removeDurably(layout.move(move.moveId));
+  await removeFolder(layout.move(move.moveId), instanceId);
   const found = running
     ? 'a running instance'
     : newer

@@ -8,6 +8,7 @@ import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
+import { claimFolder } from './move-folder.ts';
 import type { OpenedEnvelope } from './package/envelope.ts';
 import { openPackage } from './package/open.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -45,5 +46,6 @@ async function openMembers(
   work: Work,
 ): Promise<{ bytes: number }> {
   const folder = layout.package(move.packageId);
+  await claimFolder(layout, 'stage', move);
   return openPackage({ folder, origin, sessionKey, target: layout.stage(move.moveId), work });
 }

@@ -2,14 +2,16 @@
 import type { InstanceId, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { requireFolder } from './move-folder.ts';
 import { readSaveRecord } from './save-record.ts';
 import type { Owned } from './trust/ledger.ts';
 
 /**
- * This host owns the generation before the move's and has not decided about it. Every step at the source asks this
- * first: an attempt that was thought dead and wakes after the instance was given away or taken back ends here.
+ * This host owns the generation before the move's and has not decided about it, and the move's folder is no other
+ * move's. Every step at the source asks this first: an attempt that was thought dead and wakes after the instance was
+ * given away or taken back ends here.
  *
- * @throws NotOwner
+ * @throws NotOwner, AlreadyExists
  */
 export async function requireOwned(host: HostContext, move: MoveRef): Promise<Owned> {
   const owned = await host.ledger.owned(move.instanceId);
@@ -20,6 +22,7 @@ export async function requireOwned(host: HostContext, move: MoveRef): Promise<Ow
         `move ${move.moveId} needs generation ${move.generation - 1}`,
     );
   }
+  await requireFolder(host.layout.move(move.moveId), move);
   return owned;
 }
 

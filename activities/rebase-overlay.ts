@@ -21,7 +21,7 @@ import { MEMBERS_FILE, Members } from './package/members.ts';
 import { readJson, syncFile, writeRecord } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { readSaveRecord } from './save-record.ts';
+import { changedDisk, readSaveRecord } from './save-record.ts';
 
 export function createRebaseOverlay(host: HostContext): HostActivities['rebaseOverlay'] {
   return (move) =>
@@ -35,6 +35,9 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
   const record = await readSaveRecord(host.layout, move.instanceId, owned);
   if (!record?.saved) {
     throw new VmferryError('InstanceNotRunning', `instance ${move.instanceId} was not saved by move ${move.moveId}`);
+  }
+  if (record.moveId !== move.moveId) {
+    throw new VmferryError('InstanceBusy', `instance ${move.instanceId} was stopped by move ${record.moveId}`);
   }
   const folder = host.layout.move(move.moveId);
   const copies = record.disks.map(({ target, path }) => ({
@@ -54,6 +57,12 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
       await rebaseUnsafe({ path: to, backing: imageId, backingFormat: backingFormat ?? 'qcow2' });
       await syncFile(to);
       disks.push({ target, virtualBytes, imageId });
+    }
+    if (await changedDisk(record)) {
+      throw new VmferryError(
+        'SourceRanOn',
+        `instance ${move.instanceId} was written to on ${host.name} after its RAM was saved`,
+      );
     }
     const xml = await readFile(join(folder, MEMBER.domainXml), 'utf8');
     const domain = describeDomain(xml);

@@ -5,11 +5,17 @@
  */
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { MoveRef } from '../workflows/contract.ts';
+import type { Address, InstanceId, MoveRef } from '../workflows/contract.ts';
+import type { HostContext } from './host-context.ts';
 import type { Layout } from './records/layout.ts';
 import { makeDirectory, readJson, writeRecord } from './records/durable.ts';
 
-const Reservation = z.strictObject({ generation: z.int(), moveId: z.string() });
+const Reservation = z.strictObject({
+  generation: z.int(),
+  moveId: z.string(),
+  name: z.string(),
+  address: z.strictObject({ ip: z.string(), mac: z.string() }),
+});
 
 const path = (layout: Layout, instanceId: string): string => join(layout.instance(instanceId), 'reserved.json');
 
@@ -29,10 +35,16 @@ export async function overtaken(layout: Layout, { instanceId, generation, moveId
 
 export async function writeReservation(
   layout: Layout,
-  name: string,
-  { instanceId, generation, moveId }: MoveRef,
+  { instanceId, generation, moveId, name, address }: MoveRef & { name: string; address: Address },
 ): Promise<void> {
   await makeDirectory(layout.instance(instanceId));
   const about = `${new Date().toISOString()}: room is made here for instance ${name}, which move ${moveId} brings`;
-  await writeRecord(path(layout, instanceId), about, { generation, moveId });
+  await writeRecord(path(layout, instanceId), about, { generation, moveId, name, address });
+}
+
+/** The address that was reserved for the instance is its own on this host, whatever was cleared up here since. */
+export async function ensureAddress({ layout, network }: HostContext, instanceId: InstanceId): Promise<void> {
+  const reserved = await readReservation(layout, instanceId);
+  if (!reserved || (await network.admitted()).some((admitted) => admitted.instanceId === instanceId)) return;
+  await network.admit(instanceId, reserved.name, reserved.address);
 }

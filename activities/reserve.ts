@@ -17,7 +17,7 @@ export function createReserve(host: HostContext): HostActivities['reserve'] {
           `host ${host.name} has made room for a later generation of instance ${instanceId} than ${generation}`,
         );
       }
-      await writeReservation(host.layout, name, input);
+      await writeReservation(host.layout, input);
       await passed('reserved');
       await host.network.admit(instanceId, name, address);
     });

@@ -12,6 +12,7 @@ import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.
 import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { diskStream } from './package/format.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -55,6 +56,7 @@ async function restoreInstance(
       `host ${host.name} has a domain ${instanceId} that no release gave to it; look at it before anything else`,
     );
   }
+  await requireOpened(folder, move);
   const disks = origin.disks.map((disk) => {
     const stream = origin.streams.find(({ name }) => name === diskStream(disk.target));
     return { ...disk, ...(stream && { sha256: stream.sha256 }) };

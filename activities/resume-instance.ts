@@ -16,9 +16,11 @@ import type { HostActivities, InstanceId, MoveRef, SignedText } from '../workflo
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
+import { requireFolder } from './move-folder.ts';
 import { exists, writeRecord } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { requireNotStopped } from './ownership.ts';
+import { ensureAddress } from './reservation.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { openIntoStage } from './open-package.ts';
 import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
@@ -45,10 +47,12 @@ export async function runReleased(
   work: Work,
 ): Promise<void> {
   const stage = host.layout.stage(move.moveId);
+  await requireFolder(stage, move);
   if (!(await hasRun(host, move.instanceId, move.generation)) && !(await exists(join(stage, LOCAL_XML)))) {
     await openIntoStage(host, move, work);
     await rewriteXml(host, move, stage);
   }
+  await ensureAddress(host, move.instanceId);
   await runCopy(host, move.instanceId, move.generation, stage, work);
 }
 
@@ -83,6 +87,20 @@ export async function runCopy(
     await markRun(host, instanceId, generation);
     await passed('marked');
   }
-  if ((await hypervisor.find(instanceId))?.process) await hypervisor.resume(instanceId);
-  else await hypervisor.start(instanceId);
+  await letRun(host, instanceId);
+}
+
+/** A generation that may have run before: goes on if it is there, and boots from its disk if it is not. */
+export async function letRun(
+  { hypervisor }: HostContext,
+  instanceId: InstanceId,
+): Promise<'never stopped' | 'resumed' | 'rebooted'> {
+  const domain = await hypervisor.find(instanceId);
+  if (domain?.state === 'running') return 'never stopped';
+  if (domain?.process) {
+    await hypervisor.resume(instanceId);
+    return 'resumed';
+  }
+  await hypervisor.start(instanceId);
+  return 'rebooted';
 }

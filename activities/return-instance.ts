@@ -18,12 +18,14 @@ import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { imageOfOverlay } from './images.ts';
 import { passed } from './marks.ts';
+import { isFolderOf } from './move-folder.ts';
+import { openOwnIntoStage } from './open-package.ts';
 import { requireNotStopped } from './ownership.ts';
-import { exists } from './records/durable.ts';
+import { exists, syncFile } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
-import { hasRun, markRun, runCopy } from './resume-instance.ts';
-import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
+import { hasRun, letRun, markRun, runCopy } from './resume-instance.ts';
+import { LOCAL_XML, rewriteOpened, rewriteXml } from './rewrite-xml.ts';
 import { changedDisk, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
 type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
@@ -34,6 +36,7 @@ export function createReturnInstance(host: HostContext): HostActivities['returnI
       withInstanceLock(host.layout, move.instanceId, async () => {
         await requireNotStopped(host, move.instanceId, move.generation);
         await requireSameSave(host, move);
+        await requireRunBefore(host, move);
         const { generation } = await host.ledger.takeBack(move);
         await passed('taken-back');
         return { generation, how: await runTakenBack(host, move, work) };
@@ -57,77 +60,123 @@ async function requireSameSave(host: HostContext, { instanceId, generation, pack
 }
 
 /**
+ * A generation that came here and never ran is not taken back but brought to its end, by the step that brought it: the
+ * records of the generations before say nothing of how it is to be continued.
+ *
+ * @throws InstanceNotRunning before anything is decided
+ */
+async function requireRunBefore(host: HostContext, { instanceId, generation }: MoveRef): Promise<void> {
+  const owned = await host.ledger.owned(instanceId);
+  if (owned?.generation !== generation - 1 || owned.generation === 1) return;
+  const { layout, hypervisor, name } = host;
+  if (await hasRun(host, instanceId, owned.generation)) return;
+  if (await readSaveRecord(layout, instanceId, owned.generation)) return;
+  // By hand, without any step of ours.
+  if ((await hypervisor.find(instanceId))?.state === 'running') return;
+  throw new VmferryError(
+    'InstanceNotRunning',
+    `generation ${owned.generation} of instance ${instanceId} has never run on ${name}; what brought it there is to be repeated`,
+  );
+}
+
+/**
  * Lets an instance that was taken back run, as far as it got before.
  *
  * `resumed-<generation>.json` is written before the vCPUs start, whatever they start from: once it is there the saved RAM is
  * never used again, for the guest may have written to its disk since.
  *
- * @throws PackageNotFound if its RAM is in a package that was not opened
+ * @throws PackageNotFound if its RAM is in a package that is not here any more
  */
 export async function runTakenBack(host: HostContext, move: MoveRef, work: Work): Promise<How> {
   const record = await readSaveRecord(host.layout, move.instanceId, move.generation - 1);
-  const how = await run(host, move, record, work);
+  const how = await runAgain(host, move, record, work);
   if (record?.autostart) await host.hypervisor.setAutostart(move.instanceId, true);
   return how;
 }
 
-async function run(host: HostContext, move: MoveRef, record: SaveRecord | null, work: Work): Promise<How> {
-  const { hypervisor, layout } = host;
+async function runAgain(host: HostContext, move: MoveRef, record: SaveRecord | null, work: Work): Promise<How> {
+  const { hypervisor } = host;
   const { instanceId, generation } = move;
-  // Another process that stands paused is a copy that an earlier attempt restored, and that runCopy judges. One that runs was
-  // started by somebody since, and goes on: this host owns it.
-  const goesOn = (domain: Domain | null): boolean =>
-    domain?.state === 'running' || (domain?.process ? !record || sameProcess(domain.process, record.process) : false);
+  if (await hasRun(host, instanceId, generation)) return letRun(host, instanceId);
+
+  // What it holds is newer than what was saved, unless it is a copy that an earlier attempt restored: runCopy judges that.
+  // One that runs was started by somebody since, and goes on: this host owns it.
+  const goesOn = async (domain: Domain | null): Promise<boolean> =>
+    domain?.state === 'running' || (domain?.process ? !(await isCopy(host, domain, generation, record)) : false);
   const domain = await hypervisor.find(instanceId);
-  if (goesOn(domain) && goesOn(await endJob(host, instanceId, work))) {
+  // The save may end while its job is ended, and QEMU with it.
+  if ((await goesOn(domain)) && (await goesOn(await endJob(host, instanceId, work)))) {
     await markRun(host, instanceId, generation);
     await hypervisor.resume(instanceId);
     return domain?.state === 'running' ? 'never stopped' : 'resumed';
   }
 
-  const ranBefore = await hasRun(host, instanceId, generation);
   // It ran on after the save and has stopped since: RAM that is older than its disk would corrupt it.
-  const ranOn = !ranBefore && record?.saved ? (await changedDisk(record))?.how === 'written' : false;
-  const folder = ranBefore || ranOn ? null : await membersFolder(host, move, work);
-  if (folder === null && !ranBefore && !ranOn && record?.saved) {
-    throw new VmferryError(
-      'PackageNotFound',
-      `the RAM of instance ${instanceId} lies in package ${record.packageId}; it is restored from there`,
-    );
-  }
-  if (folder === null && !ranBefore) {
+  const ranOn = record?.saved ? (await changedDisk(record))?.how === 'written' : false;
+  const folder = record && !ranOn ? await membersFolder(host, move, record, work) : null;
+  if (folder === null) {
     // The host lost power while the guest ran or before its RAM was saved: what any power loss does to it.
     await markRun(host, instanceId, generation);
     await hypervisor.start(instanceId);
     return 'rebooted';
   }
-  await runCopy(host, instanceId, generation, folder ?? layout.move(move.moveId), work);
+  await runCopy(host, instanceId, generation, folder, work);
   return 'restored';
 }
 
+/** Was this domain restored by an attempt to return it? Its disks lie in the folder of the generation that it returns as. */
+async function isCopy(
+  { hypervisor, layout }: HostContext,
+  { instanceId, process, state }: Domain,
+  generation: number,
+  record: SaveRecord | null,
+): Promise<boolean> {
+  // libvirt has lost sight of it, and has no XML to tell.
+  if (state === 'shut off') return record !== null && !sameProcess(process, record.process);
+  const xml = await hypervisor.domainXml(instanceId, 'live');
+  return xml.includes(`${layout.generation(instanceId, generation)}/`);
+}
+
 /**
- * Where the members lie from which to restore: opened from this host's own package, or still as the save left them.
- * Null if the instance's RAM was never saved whole.
+ * Where the members lie from which to restore: opened from this host's own package, or still as the save left them, in the
+ * folder of the move that saved it. Null if the instance's RAM was never saved whole.
+ *
+ * @throws PackageNotFound if it was, and is not here any more
  */
-async function membersFolder(host: HostContext, move: MoveRef, work: Work): Promise<string | null> {
+async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecord, work: Work): Promise<string | null> {
   const { layout } = host;
+  const { instanceId } = move;
+  const { packageId } = record;
   const staged = layout.stage(move.moveId);
-  if (await exists(join(staged, LOCAL_XML))) return staged;
-  const own = layout.move(move.moveId);
-  if ((await saveFileState(join(own, MEMBER.snapshot))) !== 'complete') return null;
-  if (await exists(join(own, LOCAL_XML))) return own;
-  const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
-  if (!record) return null;
+  if ((await isFolderOf(staged, { instanceId, packageId })) && (await exists(join(staged, LOCAL_XML)))) return staged;
+  const own = layout.move(record.moveId);
+  if ((await saveFileState(join(own, MEMBER.snapshot))) === 'complete') {
+    if (!(await exists(join(own, LOCAL_XML)))) {
+      await copyOverlays(host, record, own, work);
+      await rewriteXml(host, move, own);
+    }
+    return own;
+  }
+  if (!record.saved) return null;
+  if (!(await exists(layout.package(packageId)))) {
+    throw new VmferryError(
+      'PackageNotFound',
+      `the RAM of instance ${instanceId} lies in package ${packageId}, which host ${host.name} does not hold any more`,
+    );
+  }
+  await openOwnIntoStage(host, { ...move, packageId }, work);
+  await rewriteOpened(host, { ...move, packageId });
+  return staged;
+}
+
+/** The overlays as the save left them, as members: beside the snapshot, with a base that is named by its digest. */
+async function copyOverlays({ layout }: HostContext, record: SaveRecord, folder: string, work: Work): Promise<void> {
   for (const { target, path } of record.disks) {
-    const copy = join(own, MEMBER.disk(target));
+    const copy = join(folder, MEMBER.disk(target));
     await copyFile({ from: path, to: copy, work });
     const { backingFormat } = await inspectQcow2(copy);
-    await rebaseUnsafe({
-      path: copy,
-      backing: await imageOfOverlay(layout, path),
-      backingFormat: backingFormat ?? 'qcow2',
-    });
+    const backing = await imageOfOverlay(layout, path);
+    await rebaseUnsafe({ path: copy, backing, backingFormat: backingFormat ?? 'qcow2' });
+    await syncFile(copy);
   }
-  await rewriteXml(host, move, own);
-  return own;
 }

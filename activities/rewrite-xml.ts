@@ -13,6 +13,7 @@ import type { HostContext } from './host-context.ts';
 import { checkForeignXml, describeDomain, rebindDomain } from './hypervisor/domain-xml.ts';
 import { readSaveHeader, rewriteSaveHeader } from './hypervisor/save-file.ts';
 import { passed } from './marks.ts';
+import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
@@ -27,6 +28,7 @@ export function createRewriteXml(host: HostContext): HostActivities['rewriteXml'
 
 /** The XML of members that were opened from the move’s package. */
 export async function rewriteOpened(host: HostContext, move: MoveRef): Promise<void> {
+  await requireOpened(host.layout.stage(move.moveId), move);
   const { requirements } = (await readMovedEnvelope(host, move)).origin;
   await host.hypervisor.checkCompatible(requirements);
   await rewriteXml(host, move, host.layout.stage(move.moveId), requirements);

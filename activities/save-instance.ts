@@ -30,8 +30,9 @@ import { describeDomain } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
 import { passed } from './marks.ts';
+import { claimFolder } from './move-folder.ts';
 import { requireOwned } from './ownership.ts';
-import { makeDirectory, syncDirectory, syncFile, writeDurable } from './records/durable.ts';
+import { syncDirectory, syncFile, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { fileStamp, readSaveRecord, writeSaveRecord, type SaveRecord } from './save-record.ts';
@@ -97,7 +98,7 @@ async function beginRecord(host: HostContext, move: MoveRef, owned: number): Pro
       `instance ${move.instanceId} is ${domain?.state ?? 'not defined'} on ${host.name}, so it has no RAM to save`,
     );
   }
-  await makeDirectory(layout.move(move.moveId));
+  await claimFolder(layout, 'move', move);
   const xml = await hypervisor.domainXml(move.instanceId, 'inactive');
   await writeDurable(join(layout.move(move.moveId), MEMBER.domainXml), xml);
   const record: SaveRecord = {

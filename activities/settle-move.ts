@@ -10,9 +10,13 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { passed } from './marks.ts';
+import { removeFolder } from './move-folder.ts';
+import { isSealed } from './moved-envelope.ts';
 import { removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { overtaken } from './reservation.ts';
+import { hasRun } from './resume-instance.ts';
+import { readSaveRecord } from './save-record.ts';
 
 const AGENT_TIMEOUT_MS = 2_000;
 
@@ -40,12 +44,13 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
           await removeGenerations(layout.instance(instanceId));
         }
       }
+      await requireUnneeded(host, input);
       if (outcome === 'returned') await removeOutlived(host, input);
       await passed('settled');
-      await removeDurably(layout.move(moveId));
+      await removeFolder(layout.move(moveId), instanceId);
       // A move that was called off while it sealed has no use for the half.
       if (role === 'source') await removeDurably(`${layout.package(packageId)}.partial`);
-      await removeDurably(layout.stage(moveId));
+      await removeFolder(layout.stage(moveId), instanceId);
     });
 }
 
@@ -63,4 +68,25 @@ async function removeOutlived({ hypervisor, layout }: HostContext, { instanceId,
   const files = descriptions.map(describeDomain).flatMap(({ disks }) => disks.map(({ path }) => path));
   const moved = files.length > 0 && files.every((file) => dirname(file) === folder);
   if (moved) await removeGenerations(layout.instance(instanceId), generation);
+}
+
+/**
+ * The instance goes on without what its move saved: it is sealed, or it has run since, or it is another host's.
+ *
+ * @throws InUse
+ */
+async function requireUnneeded(host: HostContext, { instanceId, moveId }: MoveRef): Promise<void> {
+  const { layout, ledger } = host;
+  const owned = await ledger.owned(instanceId);
+  if (!owned) return;
+  const refuse = (why: string): VmferryError =>
+    new VmferryError('InUse', `what move ${moveId} saved of instance ${instanceId} is needed on ${host.name}: ${why}`);
+  const stopped = await readSaveRecord(layout, instanceId, owned.generation);
+  if (stopped?.moveId === moveId && !(await isSealed(host, stopped.packageId, instanceId, owned.generation + 1))) {
+    throw refuse('it is not sealed yet');
+  }
+  const before = await readSaveRecord(layout, instanceId, owned.generation - 1);
+  if (before?.moveId === moveId && !(await hasRun(host, instanceId, owned.generation))) {
+    throw refuse('it is not restored from it yet');
+  }
 }

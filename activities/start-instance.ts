@@ -11,6 +11,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { saveFileState } from './hypervisor/save-file.ts';
+import { isFolderOf } from './move-folder.ts';
 import { openOwnIntoStage } from './open-package.ts';
 import { exists } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
@@ -82,7 +83,8 @@ async function ensureMembers(host: HostContext, move: MoveRef, work: Work): Prom
   const record = await readSaveRecord(layout, move.instanceId, move.generation - 1);
   if (!record?.saved || (await hasRun(host, move.instanceId, move.generation))) return;
   if ((await saveFileState(join(layout.move(move.moveId), MEMBER.snapshot))) === 'complete') return;
-  if (await exists(join(layout.stage(move.moveId), LOCAL_XML))) return;
+  const stage = layout.stage(move.moveId);
+  if ((await isFolderOf(stage, move)) && (await exists(join(stage, LOCAL_XML)))) return;
   if (!(await exists(layout.package(move.packageId)))) {
     throw new VmferryError(
       'PackageNotFound',

@@ -159,10 +159,11 @@ await test('an address without an instance goes, one that a move has asked for s
   const here = await world(t);
   const [gone, expected] = [randomUUID(), randomUUID()];
   await here.network.admit(gone, 'gone', { ip: '10.77.1.1', mac: '52:54:00:4d:01:01' });
-  await writeReservation(here.host.layout, 'coming', {
-    ...{ instanceId: expected, generation: 2, moveId: 'move-9', packageId: randomUUID() },
+  const address = { ip: '10.77.1.2', mac: '52:54:00:4d:01:02' };
+  await writeReservation(here.host.layout, {
+    ...{ instanceId: expected, generation: 2, moveId: 'move-9', packageId: randomUUID(), name: 'coming', address },
   });
-  await here.network.admit(expected, 'coming', { ip: '10.77.1.2', mac: '52:54:00:4d:01:02' });
+  await here.network.admit(expected, 'coming', address);
   here.network.strangeEntries = [{ mac: '52:54:00:99:99:99', ip: '10.77.9.9' }];
   const { findings } = await here.inspect();
   assert.deepEqual(told(findings).sort(), [
