@@ -9,6 +9,11 @@ export class FakeGuestNetwork implements GuestNetwork {
   /** Entries that somebody else made. */
   strangeEntries: { mac: string | null; ip: string | null }[] = [];
 
+  /** The address of an instance that is admitted, for tests. */
+  entry(instanceId: InstanceId): Address | null {
+    return this.#admitted.get(instanceId)?.address ?? null;
+  }
+
   ensure(): Promise<void> {
     return Promise.resolve();
   }

@@ -1,12 +1,18 @@
 /**
  * A hypervisor in memory, with the traps of the real one: a libvirtd that dies while it saves sets the guest running
  * again when it comes back, unless the guest was suspended before; a complete save file does not mean that QEMU is gone;
- * restored domains are transient; QEMU may outlive libvirt's knowledge of it.
+ * a guest whose save was cut off must be resumed before it can be saved again; restored domains are transient; QEMU may
+ * outlive libvirt's knowledge of it; a host that boots starts what has autostart.
  *
- * It writes and reads real save files, whose RAM is a text that a test can choose and find again.
+ * It writes and reads real save files, whose RAM is a text that a test can choose and find again. With a `FakeGuest` the
+ * text is the guest's own, and the disks are open files, written to as QEMU writes to them.
+ *
+ * libvirt and QEMU are processes of their own, so all that is done to files here is done by calls that the crash points
+ * of a dying worker (test/support/crash-points.ts) do not see.
  */
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeDomain } from '../../activities/hypervisor/domain-xml.ts';
 import type {
@@ -21,12 +27,43 @@ import type { InstanceId, Requirements } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { fakeSaveFile } from './save-file.ts';
 
+/** Why vCPUs begin to run: asked for, or by libvirt's own doing. */
+export type RunCause = 'start' | 'resume' | 'autostart' | 'libvirtd came back' | 'save ended';
+
+/** What a guest does, and who watches its vCPUs. Disks are descriptors that QEMU holds open, for reading and writing. */
+export interface FakeGuest {
+  /** @returns RAM of a guest that boots from these disks */
+  boot(instanceId: InstanceId, disks: readonly number[]): string;
+  /** QEMU has opened the disks of a guest that it restores; the vCPUs are stopped. */
+  restored(instanceId: InstanceId, disks: readonly number[]): void;
+  /** @returns its RAM from here on */
+  runs(instanceId: InstanceId, ram: string, disks: readonly number[], cause: RunCause): string;
+  /** QEMU has flushed the disks before it says that the vCPUs are stopped. */
+  stops(instanceId: InstanceId, disks: readonly number[]): void;
+  ends(instanceId: InstanceId, was: EndedQemu): void;
+}
+
+/** A QEMU that is gone. */
+export interface EndedQemu {
+  running: boolean;
+  /** Its vCPUs have run at some time. */
+  ran: boolean;
+  /** It was ended by force, not by the end of a save. */
+  killed: boolean;
+  /** Of its first disk. */
+  disk: string;
+}
+
 interface Qemu extends ProcessIdentity {
   xml: string;
   running: boolean;
+  ran: boolean;
   ram: string;
+  disks: number[];
   /** Writes a save file now; `wasRunning` is what libvirtd sets it to when it comes back. */
   saving: { abort: AbortController; done: number; total: number; wasRunning: boolean } | null;
+  /** Stopped by a save that a dead libvirtd left: QEMU wants to be resumed before the next. */
+  cutOff: boolean;
 }
 
 interface FakeDomain {
@@ -41,6 +78,10 @@ export interface FakeOptions {
   /** Milliseconds until a save file is complete, and then until QEMU is gone. Default 30 and 20. */
   saveMillis?: number;
   killMillis?: number;
+  /** Instead of these milliseconds: a save goes on when this resolves. */
+  savePace?: (about: 'to write the file' | 'to end QEMU', instanceId: InstanceId) => Promise<void>;
+  /** Without one, RAM is a text that nobody changes and disks are left alone. */
+  guest?: FakeGuest;
   /** Saves into this folder find no space. */
   fullFolder?: string;
   /** Has the guest an agent? Default true. */
@@ -76,17 +117,44 @@ export class FakeHypervisor implements Hypervisor {
   ramOf(instanceId: InstanceId): string {
     return this.#qemu(instanceId).ram;
   }
+  /** The guest does something, if its vCPUs run. */
+  act(instanceId: InstanceId, act: (ram: string, disks: readonly number[]) => string): boolean {
+    const qemu = this.#qemus.get(instanceId);
+    if (qemu?.running) qemu.ram = act(qemu.ram, qemu.disks);
+    return qemu?.running === true;
+  }
+  /** Instances with a QEMU here, whatever libvirtd knows. */
+  processes(): { instanceId: InstanceId; running: boolean; ran: boolean; ram: string; saving: boolean }[] {
+    return [...this.#qemus].map(([instanceId, { running, ran, ram, saving }]) => ({
+      instanceId,
+      running,
+      ran,
+      ram,
+      saving: saving !== null,
+    }));
+  }
+  get libvirtdRuns(): boolean {
+    return this.#up;
+  }
+  /** kill -9 of the QEMU process. */
+  killQemu(instanceId: InstanceId): void {
+    this.#end(instanceId, true);
+    if (this.#domains.get(instanceId)?.config === null) this.#domains.delete(instanceId);
+  }
 
   /** kill -9: saves under way go no further, QEMU lives. */
   killLibvirtd(): void {
     this.#up = false;
-    for (const qemu of this.#qemus.values()) qemu.saving?.abort.abort(new Error('libvirtd died'));
+    for (const qemu of this.#qemus.values()) qemu.saving?.abort.abort(GONE);
   }
   startLibvirtd(): void {
     this.#up = true;
-    for (const qemu of this.#qemus.values()) {
-      if (qemu.saving) qemu.running = qemu.saving.wasRunning;
+    for (const [instanceId, qemu] of this.#qemus) {
+      const { saving } = qemu;
       qemu.saving = null;
+      if (!saving) continue;
+      qemu.cutOff = true;
+      if (saving.wasRunning) this.#go(instanceId, qemu, 'libvirtd came back');
     }
   }
 
@@ -97,12 +165,16 @@ export class FakeHypervisor implements Hypervisor {
   }
   readonly #orphans = new Set<InstanceId>();
 
-  /** The host loses power and boots again. */
-  powerLoss(): void {
+  /** The host loses power and boots again. `dark` happens in between: what becomes of its disk. */
+  powerLoss(dark: () => void = () => undefined): void {
     this.killLibvirtd();
-    for (const id of [...this.#qemus.keys()]) this.#end(id);
+    for (const id of [...this.#qemus.keys()]) this.#end(id, true);
     for (const [id, { config }] of this.#domains) if (config === null) this.#domains.delete(id);
+    dark();
     this.startLibvirtd();
+    for (const [id, { config, autostart }] of this.#domains) {
+      if (config !== null && autostart) this.#boot(id, config, 'autostart');
+    }
   }
 
   // ---- The port ----
@@ -166,13 +238,13 @@ export class FakeHypervisor implements Hypervisor {
       const { config } = this.#domain(instanceId);
       if (this.#active(instanceId)) return;
       if (config === null) throw failed(`domain ${instanceId} is transient`);
-      this.#run(instanceId, { xml: config, running: true, ram: '' });
+      this.#boot(instanceId, config, 'start');
     });
   }
 
   destroy(instanceId: InstanceId): Promise<void> {
     return this.#call('destroy', () => {
-      this.#end(instanceId);
+      this.#end(instanceId, true);
       if (this.#domains.get(instanceId)?.config === null) this.#domains.delete(instanceId);
     });
   }
@@ -187,13 +259,16 @@ export class FakeHypervisor implements Hypervisor {
 
   suspend(instanceId: InstanceId): Promise<void> {
     return this.#call('suspend', () => {
-      this.#qemu(instanceId).running = false;
+      this.#stop(instanceId, this.#qemu(instanceId));
     });
   }
 
   resume(instanceId: InstanceId): Promise<void> {
     return this.#call('resume', () => {
-      this.#qemu(instanceId).running = true;
+      const qemu = this.#qemu(instanceId);
+      if (qemu.saving) throw failed('cannot acquire state change lock (held by the job of a save)');
+      qemu.cutOff = false;
+      this.#go(instanceId, qemu, 'resume');
     });
   }
 
@@ -220,12 +295,15 @@ export class FakeHypervisor implements Hypervisor {
       const { uuid, name, disks } = describeDomain(xml);
       if (this.#qemus.has(uuid)) throw failed(`domain '${name}' is already active`);
       for (const disk of disks) {
-        await readFile(disk.path).catch((error: unknown) => {
-          throw new VmferryError('LibvirtFailed', `Cannot access storage file '${disk.path}'`, { cause: error });
-        });
+        try {
+          readFileSync(disk.path);
+        } catch (cause) {
+          throw new VmferryError('LibvirtFailed', `Cannot access storage file '${disk.path}'`, { cause });
+        }
       }
       if (!this.#domains.has(uuid)) this.#domains.set(uuid, { name, config: null, autostart: false });
-      this.#run(uuid, { xml, running: false, ram: (await readFile(path)).toString('utf8', streamOffset + 8) });
+      const qemu = this.#run(uuid, xml, readFileSync(path).toString('utf8', streamOffset + 8));
+      this.#options.guest?.restored(uuid, qemu.disks);
     });
   }
 
@@ -269,32 +347,42 @@ export class FakeHypervisor implements Hypervisor {
     }
     if (!this.#up) throw failed('Failed to connect socket to libvirt-sock');
     await sleep(0);
+    if (!this.#up) throw failed('Connection reset by peer');
     return answer();
   }
 
   async #save(instanceId: InstanceId, path: string): Promise<void> {
     const qemu = this.#qemu(instanceId);
     if (qemu.saving) throw failed('another job is active');
+    const { savePace } = this.#options;
+    if (qemu.cutOff) {
+      writeFileSync(path, fakeSaveFile({ xml: qemu.xml, ram: '', complete: false }));
+      throw failed("Can't migrate the vm that was paused due to previous migration");
+    }
     if (dirname(path) === this.#options.fullFolder) throw new VmferryError('NoSpace', `save to ${path}: no space`);
     const file = fakeSaveFile({ xml: qemu.xml, ram: qemu.ram, wasRunning: qemu.running });
     qemu.saving = { abort: new AbortController(), done: 0, total: file.length, wasRunning: qemu.running };
     const { signal } = qemu.saving.abort;
     const wasRunning = qemu.running;
-    qemu.running = false;
-    await writeFile(path, fakeSaveFile({ xml: qemu.xml, ram: '', wasRunning, complete: false }));
+    this.#stop(instanceId, qemu);
+    writeFileSync(path, fakeSaveFile({ xml: qemu.xml, ram: '', wasRunning, complete: false }));
+    const aborted = once(signal, 'abort').then(() => Promise.reject(new Error('aborted')));
+    aborted.catch(() => undefined); // it is raced below
+    const pace = (about: Parameters<NonNullable<typeof savePace>>[0], millis: number): Promise<void> =>
+      Promise.race([savePace ? savePace(about, instanceId) : sleep(millis, undefined, { signal }), aborted]);
     try {
-      await sleep(this.#options.saveMillis ?? 30, undefined, { signal });
+      await pace('to write the file', this.#options.saveMillis ?? 30);
       qemu.saving.done = file.length;
-      await writeFile(path, file);
-      await sleep(this.#options.killMillis ?? 20, undefined, { signal });
+      writeFileSync(path, file);
+      await pace('to end QEMU', this.#options.killMillis ?? 20);
     } catch {
-      if (!this.#up) throw failed('Connection reset by peer');
-      await rm(path, { force: true });
-      qemu.running = wasRunning;
+      if (signal.reason === GONE) throw failed('Connection reset by peer');
+      rmSync(path, { force: true });
       qemu.saving = null;
+      if (wasRunning) this.#go(instanceId, qemu, 'save ended');
       throw failed('operation aborted: job canceled by client');
     }
-    this.#end(instanceId);
+    this.#end(instanceId, false);
     if (this.#domains.get(instanceId)?.config === null) this.#domains.delete(instanceId);
   }
 
@@ -318,17 +406,52 @@ export class FakeHypervisor implements Hypervisor {
     return this.#qemus.has(instanceId) && !this.#orphans.has(instanceId);
   }
 
-  #run(instanceId: InstanceId, qemu: Pick<Qemu, 'xml' | 'running' | 'ram'>): void {
-    const pid = ++this.#lastPid;
-    this.#qemus.set(instanceId, { ...qemu, pid, startTime: pid * 7, saving: null });
-    this.#alive.add(`${pid}:${pid * 7}`);
+  #boot(instanceId: InstanceId, config: string, cause: RunCause): void {
+    const qemu = this.#run(instanceId, config, '');
+    qemu.ram = this.#options.guest?.boot(instanceId, qemu.disks) ?? '';
+    this.#go(instanceId, qemu, cause);
   }
 
-  #end(instanceId: InstanceId): void {
+  /** A new QEMU process, its vCPUs stopped. */
+  #run(instanceId: InstanceId, xml: string, ram: string): Qemu {
+    const disks: number[] = [];
+    try {
+      if (this.#options.guest) for (const { path } of describeDomain(xml).disks) disks.push(openDisk(path));
+    } catch (cause) {
+      throw new VmferryError('LibvirtFailed', `QEMU cannot open the disks of ${instanceId}`, { cause });
+    }
+    const pid = ++this.#lastPid;
+    const stopped = { running: false, ran: false, saving: null, cutOff: false };
+    const qemu: Qemu = { ...stopped, xml, ram, disks, pid, startTime: pid * 7 };
+    this.#qemus.set(instanceId, qemu);
+    this.#alive.add(`${pid}:${pid * 7}`);
+    return qemu;
+  }
+
+  #go(instanceId: InstanceId, qemu: Qemu, cause: RunCause): void {
+    if (qemu.running) return;
+    qemu.running = true;
+    qemu.ran = true;
+    const { guest } = this.#options;
+    if (guest) qemu.ram = guest.runs(instanceId, qemu.ram, qemu.disks, cause);
+  }
+
+  #stop(instanceId: InstanceId, qemu: Qemu): void {
+    if (!qemu.running) return;
+    qemu.running = false;
+    this.#options.guest?.stops(instanceId, qemu.disks);
+  }
+
+  #end(instanceId: InstanceId, killed: boolean): void {
     const qemu = this.#qemus.get(instanceId);
-    if (qemu) this.#alive.delete(`${qemu.pid}:${qemu.startTime}`);
+    if (!qemu) return;
+    qemu.saving?.abort.abort(GONE);
+    this.#alive.delete(`${qemu.pid}:${qemu.startTime}`);
     this.#qemus.delete(instanceId);
     this.#orphans.delete(instanceId);
+    for (const disk of qemu.disks) closeSync(disk);
+    const { running, ran, xml } = qemu;
+    this.#options.guest?.ends(instanceId, { running, ran, killed, disk: describeDomain(xml).disks[0]?.path ?? '' });
   }
 
   #domain(instanceId: InstanceId): FakeDomain {
@@ -343,6 +466,21 @@ export class FakeHypervisor implements Hypervisor {
     if (!qemu) throw failed(`Requested operation is not valid: domain ${instanceId} is not running`);
     return qemu;
   }
+}
+
+/** Why a save ends whose libvirtd or QEMU is no more: nobody is there to tidy up after it. */
+const GONE = new Error('the process is gone');
+
+/** A descriptor of an overlay whose base is there too, by the name in its header. */
+function openDisk(path: string): number {
+  const disk = openSync(path, 'r+');
+  const header = Buffer.alloc(4096);
+  readSync(disk, header, 0, header.length, 0);
+  const at = Number(header.readBigUInt64BE(8));
+  const base = header.toString('utf8', at, at + header.readUInt32BE(16));
+  if (at > 0 && base.startsWith('/') && existsSync(base)) return disk;
+  closeSync(disk);
+  throw new Error(`${path} has no base ${base}`);
 }
 
 function failed(message: string): VmferryError {
