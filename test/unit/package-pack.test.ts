@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, readdir, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -94,7 +95,8 @@ await test('whatever instant the packer dies at, the next one ends the work and 
   for (let count = 1; ; count++) {
     await rename(join(directory, 'packed'), join(directory, `packed-${count}`)).catch(() => undefined);
     const died = await dieAt(count, ['rename', 'datasync', 'sync'], () => pack(directory));
-    const names = await readdir(join(directory, 'packed', NAME));
+    // It may have died before there was a folder.
+    const names = existsSync(join(directory, 'packed', NAME)) ? await readdir(join(directory, 'packed', NAME)) : [];
     const before = new Map<string, number>();
     for (const name of names.filter((name) => name.endsWith('.piece')))
       before.set(name, await inode(join(directory, 'packed', NAME, name)));

@@ -287,7 +287,7 @@ for (const name of ['../libvirt.xml', '/etc/cron.d/vmferry']) {
     const move = { moveId: randomUUID(), instanceId, packageId, generation };
     const opening = run(createOpenPackage(contextOf(beta)), { ...move, source: alpha.signedRecord });
     await refused('ForbiddenMember', opening);
-    assert.deepEqual(await readdir(beta.layout.stage(move.moveId)), []);
+    assert.deepEqual(await readdir(beta.layout.stage(move.moveId)), ['whose.json']);
     assert.deepEqual(await readdir(beta.layout.staging), [move.moveId]);
   });
 }
