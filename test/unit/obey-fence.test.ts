@@ -10,6 +10,7 @@ import type { FenceObeyed, MoveRef, SignedText } from '../../workflows/contract.
 import { VmferryError } from '../../workflows/failures.ts';
 import { createDiscardCopy } from '../../activities/discard-copy.ts';
 import type { HostContext } from '../../activities/host-context.ts';
+import { claimFolder } from '../../activities/move-folder.ts';
 import { createObeyFence } from '../../activities/obey-fence.ts';
 import { createReserve } from '../../activities/reserve.ts';
 import { exists } from '../../activities/records/durable.ts';
@@ -57,10 +58,10 @@ async function scene(t: TestContext): Promise<Scene> {
   const receipt = await restored(move, alpha, beta);
   await run(createReserve(beta.context), { ...refOf(move), name: 'web', address: ADDRESS });
   await copyOn(beta, instanceId, 2);
-  for (const folder of [beta.layout.stage(move.moveId), beta.layout.incoming(move.packageId)]) {
-    await mkdir(folder, { recursive: true });
+  await claimFolder(beta.layout, 'stage', { ...move, instanceId });
+  await mkdir(beta.layout.incoming(move.packageId), { recursive: true });
+  for (const folder of [beta.layout.stage(move.moveId), beta.layout.incoming(move.packageId)])
     await writeFile(join(folder, 'member'), 'in clear');
-  }
   const release = await alpha.ledger.release({ ...move, receipt, destination: beta.signedRecord });
   const fence = await w.pool.poolKey.signFence({
     ...{ instanceId, packageId: move.packageId, generation: 3 },
