@@ -110,7 +110,7 @@ await test('an instance that came to need it while it was being deleted gets it 
   const s = await scene(t);
   const { alpha, move } = s;
   // Dies once the name is gone.
-  assert.equal(await dieAt(3, ['rename', 'rm'], () => remove(s, alpha)).then(() => isThere(s, alpha)), false);
+  assert.equal(await dieAt(2, ['rename', 'rm'], () => remove(s, alpha)).then(() => isThere(s, alpha)), false);
   assert.deepEqual(await readdir(alpha.layout.packages), [`.deleting-${move.packageId}`]);
   await save(s);
   await refused('InUse', endPackageDeletion(s.context(alpha), move.packageId));
