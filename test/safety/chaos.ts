@@ -182,7 +182,8 @@ class Campaign {
       await pause(2_000, leave);
       const progress = await this.#ask(async () => (await running.snapshot()).progress);
       if (progress?.phase !== 'parked' || progress.parked === undefined) continue;
-      const choice = random.pick(progress.parked.choices);
+      // An abandoned move leaves its guest to a person, who is not part of this.
+      const choice = random.pick(progress.parked.choices.filter((one) => one !== 'abandon'));
       const elsewhere = this.#fleet.testbed.hosts.filter((host) => host !== progress.source);
       this.#log(`${progress.instanceName} is parked: ${progress.parked.failure}; ${choice}`);
       await this.#ask(async () => {
