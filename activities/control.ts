@@ -18,7 +18,7 @@ import {
   redirectMove,
   reserveMove,
 } from './catalog/moves.ts';
-import { findPackage, forgetPackage, recordPackage } from './catalog/packages.ts';
+import { findPackage, forgetPackage, nextToVerify, recordPackage, recordVerification } from './catalog/packages.ts';
 import { now, survey, type Survey } from './catalog/survey.ts';
 import { HostRecord } from './trust/pool-key.ts';
 import { readUnverified } from './trust/signed-text.ts';
@@ -39,6 +39,8 @@ export function createControlActivities(
     findPackage: ({ packageId }) => catalog.read('find the package', (tx) => findPackage(tx, packageId)),
     forgetPackage: ({ packageId, host }) =>
       catalog.write('forget the package', (tx) => forgetPackage(tx, packageId, host)),
+    nextToVerify: (input) => catalog.read('find the next package to verify', (tx) => nextToVerify(tx, input)),
+    recordVerification: (input) => catalog.write('record the verification', (tx) => recordVerification(tx, input)),
 
     reserveInstance: (input) => catalog.write('reserve the instance', (tx) => reserveInstance(tx, input)),
     recordInstance: (input) => catalog.write('record the instance', (tx) => recordInstance(tx, input)),

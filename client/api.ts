@@ -9,6 +9,7 @@ import type {
   MoveId,
   MoveProgress,
   ReaddressInput,
+  Scrubbed,
   Workflows,
 } from '../workflows/contract.ts';
 import type { CatalogReader } from './catalog-queries.ts';
@@ -106,6 +107,16 @@ export interface ServerFacts {
   searchAttributes: string[];
 }
 
+/** When packages are verified without anybody asking. */
+export interface ScrubSchedule {
+  /** Seconds; null if it was given another form. */
+  every: number | null;
+  off: boolean;
+  /** Milliseconds since the epoch; null: never yet, or not foreseen. */
+  last: number | null;
+  next: number | null;
+}
+
 /** All calls reject with VmferryError `ServerUnreachable` or `ServerRefused` when it is Temporal that fails. */
 export interface Orchestrator {
   /**
@@ -118,6 +129,12 @@ export interface Orchestrator {
   runningOn(instanceId: InstanceId): Promise<Running<unknown> | null>;
   /** A move of the past or present. */
   move(instanceId: InstanceId, moveId: MoveId): Promise<Running<unknown>>;
+  /** Has every package verified now, or joins the scrub that runs. */
+  scrub(): Promise<Running<Scrubbed>>;
+  /** Null while no control worker has made it. */
+  scrubSchedule(): Promise<ScrubSchedule | null>;
+  /** @param every seconds; null: no more scrubs but those that are asked for */
+  scrubEvery(every: number | null): Promise<void>;
   /** Who polled this queue in the last minutes. */
   pollers(queue: { host: HostId } | 'control'): Promise<Poller[]>;
   facts(): Promise<ServerFacts>;

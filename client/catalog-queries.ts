@@ -14,6 +14,7 @@ import type {
   MoveId,
   MoveKind,
   MovePhase,
+  PackageDamage,
   PackageId,
   SignedText,
 } from '../workflows/contract.ts';
@@ -71,8 +72,18 @@ export interface PackageRow {
   bytes: number;
   sealedAt: Date;
   hosts: HostId[];
+  /** One on each of those hosts. */
+  copies: PackageCopy[];
   /** A stopped instance would be continued from it. */
   needed: boolean;
+}
+
+export interface PackageCopy {
+  host: HostId;
+  /** When it was last read and compared with its record; null: never since it came there. */
+  verifiedAt: Date | null;
+  /** What was wrong with it then. */
+  damage: PackageDamage | null;
 }
 
 export interface MoveRow {
@@ -147,10 +158,11 @@ export class CatalogReader {
   /** Newest first; all, or those of one instance. */
   async packages(instanceId?: InstanceId): Promise<PackageRow[]> {
     const own = instanceId === undefined ? '' : 'WHERE p.instance_id = $1';
-    return await this.#rows<PackageRow>(
+    const rows = await this.#rows<StoredPackage>(
       `${PACKAGES} ${own} ORDER BY p.sealed_at DESC, p.id`,
       instanceId === undefined ? [] : [instanceId],
     );
+    return rows.map(packageRow);
   }
 
   /** Newest first; of all instances or one. */
@@ -187,8 +199,8 @@ export class CatalogReader {
 
   /** By id or unique beginning of an id. */
   async findPackage(reference: string): Promise<PackageRow> {
-    const rows = await this.#rows<PackageRow>(`${PACKAGES} WHERE ${matches('p.id')}`, [reference]);
-    return choose(rows, 'PackageNotFound', 'package', reference);
+    const rows = await this.#rows<StoredPackage>(`${PACKAGES} WHERE ${matches('p.id')}`, [reference]);
+    return packageRow(choose(rows, 'PackageNotFound', 'package', reference));
   }
 
   /** By id or unique beginning of an id; or the newest move of the instance of that id or name. */
@@ -223,6 +235,11 @@ interface StoredImage extends Omit<ImageRow, 'boot'> {
   cmdline: string | null;
 }
 
+/** As selected: JSON has no dates. */
+interface StoredPackage extends Omit<PackageRow, 'copies'> {
+  copies: { host: HostId; verifiedAt: string | null; damage: PackageDamage | null }[];
+}
+
 const HOSTS = `
   SELECT h.id, h.fingerprint, h.record, h.location, h.architecture, h.added_at AS "addedAt",
     (SELECT count(*) FROM instances i WHERE i.host_id = h.id) AS instances,
@@ -250,6 +267,10 @@ const INSTANCES = `
 const PACKAGES = `
   SELECT p.id, p.instance_id AS "instanceId", p.instance_name AS "instanceName", p.generation, p.bytes, p.sealed_at AS "sealedAt",
     ARRAY(SELECT l.host_id::text FROM package_locations l WHERE l.package_id = p.id ORDER BY 1) AS hosts,
+    ARRAY(SELECT json_build_object('host', l.host_id, 'verifiedAt', l.verified_at,
+        'damage', CASE WHEN l.damage_type IS NOT NULL
+          THEN json_build_object('type', l.damage_type, 'message', l.damage_message) END)
+      FROM package_locations l WHERE l.package_id = p.id ORDER BY l.host_id) AS copies,
     i.id IS NOT NULL AS needed
   FROM packages p LEFT JOIN instances i ON i.package_id = p.id`;
 
@@ -296,6 +317,14 @@ function only<Row>(
     'InvalidInput',
     `${reference} may mean any of ${rows.length} ${kind}s: ${some}${rows.length > 4 ? ', …' : ''}`,
   );
+}
+
+function packageRow({ copies, ...row }: StoredPackage): PackageRow {
+  const read = copies.map((copy) => ({
+    ...copy,
+    verifiedAt: copy.verifiedAt === null ? null : new Date(copy.verifiedAt),
+  }));
+  return { ...row, copies: read };
 }
 
 function imageRow({ kernel, initrd, cmdline, ...row }: StoredImage): ImageRow {

@@ -45,6 +45,27 @@ export function parseWhole(text: string, option: string, least: number, most: nu
   return value;
 }
 
+const INTERVALS = { m: 60, h: 3600, d: 86_400 } as const;
+
+/**
+ * Reads `30m`, `12h`, `1d`. In seconds.
+ *
+ * @throws VmferryError `InvalidInput`
+ */
+export function parseInterval(text: string, option: string): number {
+  const [, count = '', unit = ''] = /^([1-9]\d{0,3})([mhd])$/.exec(text) ?? [];
+  if (unit in INTERVALS) return Number(count) * INTERVALS[unit as keyof typeof INTERVALS];
+  throw new VmferryError('InvalidInput', `${option} takes a time such as 12h or 1d, not ${JSON.stringify(text)}`);
+}
+
+/** As `parseInterval` reads it: `12h`, `1d`. */
+export function formatInterval(seconds: number): string {
+  const [unit, size] =
+    Object.entries(INTERVALS).findLast(([, length]) => seconds >= length && seconds % length === 0) ??
+    (['s', 1] as const);
+  return `${seconds / size}${unit}`;
+}
+
 /** `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 03 min`. */
 export function formatSeconds(seconds: number): string {
   if (seconds < 10) return `${seconds.toFixed(2)} s`;

@@ -29,7 +29,15 @@ import {
   returnUpdate,
   workflowId,
 } from '../workflows/contract.ts';
-import type { Heartbeat, HostId, InstanceId, MoveId, MoveProgress, ReaddressInput } from '../workflows/contract.ts';
+import type {
+  Heartbeat,
+  HostId,
+  InstanceId,
+  MoveId,
+  MoveProgress,
+  ReaddressInput,
+  Scrubbed,
+} from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type {
   InputOf,
@@ -38,6 +46,7 @@ import type {
   Poller,
   ResultOf,
   Running,
+  ScrubSchedule,
   ServerFacts,
   Snapshot,
   Story,
@@ -46,6 +55,7 @@ import type {
 import { causes, Interrupted } from './failure.ts';
 import { shortMove } from './format.ts';
 import type { Profile } from './profile.ts';
+import { changeScrubSchedule, scrubSchedule, triggerScrub } from './scrub-schedule.ts';
 import { ATTRIBUTES, STARTS } from './starts.ts';
 import type { About } from './starts.ts';
 
@@ -260,6 +270,21 @@ class Server implements Orchestrator {
     const handle = this.client.workflow.getHandle(workflowId.instance(instanceId), moveId);
     const { type } = await this.call(() => handle.describe());
     return new Execution(this, handle, moveId, type, true);
+  }
+
+  async scrub(): Promise<Running<Scrubbed>> {
+    const { started, joined } = await triggerScrub(this.client, (run) => this.call(run));
+    const { workflowId: id, firstExecutionRunId } = started;
+    const handle = this.client.workflow.getHandle(id, undefined, { firstExecutionRunId });
+    return new Execution<Scrubbed>(this, handle, firstExecutionRunId, 'scrub', joined);
+  }
+
+  scrubSchedule(): Promise<ScrubSchedule | null> {
+    return scrubSchedule(this.client, (run) => this.call(run));
+  }
+
+  scrubEvery(every: number | null): Promise<void> {
+    return changeScrubSchedule(this.client, (run) => this.call(run), every);
   }
 
   async pollers(queue: { host: HostId } | 'control'): Promise<Poller[]> {

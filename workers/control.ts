@@ -14,6 +14,7 @@ import { CONTROL_QUEUE } from '../workflows/contract.ts';
 import { ConfigError, ControlConfig, readConfig } from './config.ts';
 import { Draining } from './draining.ts';
 import { activityInterceptors } from './interceptors.ts';
+import { ensureScrubSchedule } from './scrub-schedule.ts';
 import { connect, HEARTBEAT_INTERVAL, installRuntime, log } from './temporal.ts';
 
 const USAGE = 'usage: vmferry-control --config FILE [migrate]';
@@ -46,6 +47,8 @@ async function main(): Promise<void> {
     maxHeartbeatThrottleInterval: HEARTBEAT_INTERVAL,
   });
   process.stdout.write('ready control\n');
+  // Beside the worker's own work: no move waits for it.
+  void ensureScrubSchedule(connection, config.temporal.namespace);
   await draining.run(worker);
   // An activity that was left behind would hold the connection; its transaction ends with it.
   process.exit(0);

@@ -42,7 +42,13 @@ export const workflowId = {
   node: (host: HostId): string => `node:${host}`,
   nodeQuestion: (host: HostId): string => `node-question:${host}`,
   inspection: (mend: boolean): string => (mend ? 'inspection:mend' : 'inspection'),
+  /** Each run that the schedule starts has the time at its end. */
+  scrub: (): string => 'scrub',
+  scrubHost: (host: HostId): string => `scrub:${host}`,
 };
+
+/** The Temporal Schedule that has every package verified where it lies. */
+export const SCRUB_SCHEDULE = 'vmferry-scrub';
 
 export const searchAttributes = {
   instance: defineSearchAttributeKey('VmferryInstance', 'KEYWORD'),
@@ -341,6 +347,32 @@ export interface VerifyPackageInput {
   packageId: PackageId;
   host: HostId;
 }
+/** What is wrong with one copy of a package, in the words of whoever read it. */
+export interface PackageDamage {
+  type: FailureType;
+  message: string;
+}
+/** Started by the schedule; never by the client, which triggers that. */
+export interface Scrubbed {
+  hosts: HostScrubbed[];
+}
+export interface HostScrubbed {
+  host: HostId;
+  /** Packages that were read to their end, or to the first damage. */
+  verified: number;
+  damaged: number;
+  /** Why its other packages were not read; null: all were. */
+  silent: string | null;
+}
+/** Started by a scrub for each host, and by itself; never by the client. */
+export interface ScrubHostInput {
+  host: HostId;
+  /** When the scrub began, by the catalog’s clock. What was verified since, or came since, is not its business. */
+  before: string;
+  /** By the runs before this one. */
+  verified: number;
+  damaged: number;
+}
 /** Adds a host whose record the operator's pool key has certified. */
 export interface AddNodeInput {
   host: HostId;
@@ -538,9 +570,25 @@ export interface ControlActivities {
     bytes: number;
     sealedAt: string;
     hosts: Host[];
+    /** Those of them whose copy was found damaged. */
+    damaged: HostId[];
     /** The package from which a saved instance would be continued must not be deleted. */
     needed: boolean;
+    /** Now, by the catalog’s clock. */
+    at: string;
   }>;
+  /**
+   * The package of that host that was not verified for the longest time, and now, by the catalog’s clock. Null once all are
+   * verified that were there at `before`; those of open moves do not count, for they are read by the move itself.
+   */
+  nextToVerify(input: { host: HostId; before: string }): Promise<{ packageId: PackageId; at: string } | null>;
+  /** What was found by a verification that began at `at`. Older news than the catalog has change nothing. */
+  recordVerification(input: {
+    packageId: PackageId;
+    host: HostId;
+    at: string;
+    damage: PackageDamage | null;
+  }): Promise<void>;
   forgetPackage(input: { packageId: PackageId; host: HostId }): Promise<void>;
   findHost(input: { host: HostId }): Promise<Host>;
   recordHost(input: { record: SignedText }): Promise<Host>;
@@ -708,7 +756,8 @@ export interface HostActivities {
   obeyFence(input: MoveRef & { final: boolean }): Promise<FenceObeyed>;
 
   // packages
-  verifyPackage(input: { packageId: PackageId }): Promise<PackageFacts>;
+  /** `gently`: nobody waits for it; it rests as long as it reads. */
+  verifyPackage(input: { packageId: PackageId; gently?: boolean }): Promise<PackageFacts>;
   pullPackage(input: { packageId: PackageId; source: SignedText }): Promise<{ bytes: number }>;
   deletePackage(input: { packageId: PackageId }): Promise<{ bytes: number }>;
 }

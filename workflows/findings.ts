@@ -203,6 +203,18 @@ export const FINDINGS = {
     ({ host, packageId = 'ID' }) =>
       `Bring it back from a host that has it: \`vmferry packages pull ${packageId} ${host}\`.`,
   ),
+  packageDamaged: kind(
+    'warning',
+    { exit: EXIT.damaged },
+    ({ host, packageId = 'ID' }) =>
+      `\`vmferry packages pull ${packageId} ${host}\` repairs it from a whole copy; what nobody needs, \`vmferry packages delete\` removes. Look after that disk.`,
+  ),
+  neededPackageDamaged: kind(
+    'critical',
+    { exit: EXIT.damaged },
+    ({ host, packageId = 'ID' }) =>
+      `Repair it from a whole copy before it is needed: \`vmferry packages pull ${packageId} ${host}\`. Look after that disk.`,
+  ),
   packageNotInCatalog: kind(
     'info',
     { explained: true },

@@ -12,6 +12,7 @@ export { pull } from './pull.ts';
 export { repair } from './repair.ts';
 export { restore } from './restore.ts';
 export { save } from './save.ts';
+export { scrub, scrubHost } from './scrub.ts';
 export { spawn } from './spawn.ts';
 export { start } from './start.ts';
 export { tellFence } from './tell-fence.ts';

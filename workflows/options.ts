@@ -7,6 +7,7 @@
 import { ActivityCancellationType, scheduleActivity, type ActivityOptions } from '@temporalio/workflow';
 import { CONTROL_QUEUE, hostQueue, type ControlActivities, type HostActivities, type HostId } from './contract.ts';
 import { understood } from './failing.ts';
+import type { FailureType } from './failures.ts';
 
 /** Seconds during which a failing call is repeated, or without limit. */
 export type Patience = number | 'for ever';
@@ -92,12 +93,15 @@ const HOST_ACTIVITIES: Record<keyof HostActivities, keyof typeof DURATIONS> = {
   deletePackage: 'quick',
 };
 
+/** Failures that the table lets be repeated, and that these activities only give again, after as much reading as before. */
+const FINAL: Partial<Record<keyof HostActivities, FailureType[]>> = { verifyPackage: ['SegmentDamaged'] };
+
 /** The activities of one host's worker. Throws HostUnreachable if it is absent or stops answering. */
 export function onHost(host: HostId, call: CallOptions = {}): HostActivities {
   const { absentAfter = ABSENT_AFTER } = call;
   return proxy<HostActivities>(host, (activity) => ({
     ...DURATIONS[HOST_ACTIVITIES[activity]],
-    ...common(call),
+    ...common(call, FINAL[activity]),
     taskQueue: hostQueue(host),
     ...(absentAfter !== null && { scheduleToStartTimeout: absentAfter * 1000 }),
   }));
@@ -117,13 +121,14 @@ export function onControl(call: CallOptions = {}): ControlActivities {
 }
 
 /** Which failures are not repeated is said by each failure itself: workers read it from the table in failures.ts. */
-function common({ summary, patience = COMMAND_PATIENCE }: CallOptions): ActivityOptions {
+function common({ summary, patience = COMMAND_PATIENCE }: CallOptions, final: FailureType[] = []): ActivityOptions {
   return {
     ...(summary !== undefined && { summary }),
     retry: {
       initialInterval: FIRST_RETRY * 1000,
       backoffCoefficient: 2,
       maximumInterval: LAST_RETRY * 1000,
+      ...(final.length > 0 && { nonRetryableErrorTypes: final }),
       ...(patience !== 'for ever' && { maximumAttempts: attemptsWithin(patience) }),
     },
   };

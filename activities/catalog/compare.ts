@@ -165,13 +165,24 @@ function strangers({ survey, reports }: Accounts, told: Map<InstanceId, Account[
 function packages({ survey, reports }: Accounts): Finding[] {
   const findings: Finding[] = [];
   for (const { id, instanceId, instanceName, generation, needed, places } of survey.packages) {
-    for (const { host, changed } of places) {
+    for (const { host, changed, damage, verifiedAt } of places) {
       const report = reports.find((one) => one.host === host);
-      if (!report || changed || report.packages.includes(id)) continue;
       const owner = survey.instances.find((row) => row.id === instanceId);
       const lost = needed && owner?.host === host;
+      const subject = { host, subject: `package ${id} of instance ${instanceName}`, instanceId, packageId: id };
+      const there = !report || report.packages.includes(id);
+      if (damage !== null && there) {
+        const others = places.flatMap((place) => (place.damage === null && place.host !== host ? [place.host] : []));
+        const about = {
+          ...subject,
+          found: `${damage.type}: ${damage.message} (${verifiedAt}); ${others.length > 0 ? `also on ${others.join(', ')}` : 'no other host has a whole copy'}`,
+          expected: lost ? 'every byte as it was sealed: the instance is saved in it' : 'every byte as it was sealed',
+        };
+        findings.push(finding(lost ? 'neededPackageDamaged' : 'packageDamaged', about));
+      }
+      if (there || changed) continue;
       const about = {
-        ...{ host, subject: `package ${id} of instance ${instanceName}`, instanceId, packageId: id },
+        ...subject,
         found: `the catalog says that ${host} keeps it, generation ${generation}, and it is not there`,
         expected: lost ? 'the package: the instance is saved in it' : 'the package, or no word of it',
       };

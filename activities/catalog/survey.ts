@@ -6,6 +6,7 @@ import type {
   InstanceState,
   MoveId,
   MoveKind,
+  PackageDamage,
   PackageId,
 } from '../../workflows/contract.ts';
 import type { Transaction } from './catalog.ts';
@@ -51,7 +52,14 @@ export interface SurveyedPackage {
   instanceName: string;
   generation: number;
   needed: boolean;
-  places: { host: HostId; changed: boolean }[];
+  places: {
+    host: HostId;
+    changed: boolean;
+    /** When it was last read there, by ISO 8601; null: never. */
+    verifiedAt: string | null;
+    /** What was wrong with it then. */
+    damage: PackageDamage | null;
+  }[];
 }
 
 /** The catalog’s clock. */
@@ -79,7 +87,9 @@ export async function survey(tx: Transaction, at: string, asked: Asked): Promise
   const packages = await tx.rows<SurveyedPackage>(
     `SELECT p.id, p.instance_id AS "instanceId", p.instance_name AS "instanceName", p.generation,
        EXISTS (SELECT FROM instances i WHERE i.package_id = p.id) AS needed,
-       json_agg(json_build_object('host', l.host_id, 'changed', l.arrived_at >= $1) ORDER BY l.host_id) AS places
+       json_agg(json_build_object('host', l.host_id, 'changed', l.arrived_at >= $1, 'verifiedAt', l.verified_at,
+         'damage', CASE WHEN l.damage_type IS NOT NULL
+           THEN json_build_object('type', l.damage_type, 'message', l.damage_message) END) ORDER BY l.host_id) AS places
      FROM packages p JOIN package_locations l ON l.package_id = p.id GROUP BY p.id`,
     [at],
   );

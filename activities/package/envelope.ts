@@ -31,7 +31,7 @@ import {
   verifyMessage,
   verifyText,
 } from '../trust/signed-text.ts';
-import { readBounded } from './files.ts';
+import { isUnreadable, readBounded } from './files.ts';
 import { checkRecord, Envelope, envelopeName, MAX_ENVELOPE_BYTES, MAX_ORIGIN_LENGTH, OriginRecord } from './format.ts';
 
 /** A package whose envelope this host could open and believes. */
@@ -71,7 +71,12 @@ export async function readEnvelope(options: {
   source?: SignedText;
 }): Promise<OpenedEnvelope> {
   const { folder, keys, pool } = options;
-  const data = await readBounded(join(folder, envelopeName(keys.fingerprint)), MAX_ENVELOPE_BYTES);
+  const data = await readBounded(join(folder, envelopeName(keys.fingerprint)), MAX_ENVELOPE_BYTES).catch(
+    (error: unknown) => {
+      if (!isUnreadable(error)) throw error;
+      throw new VmferryError('PackageMalformed', `the envelope in ${folder} cannot be read`, { cause: error });
+    },
+  );
   if (!data)
     throw new VmferryError('WrongDestination', `the package in ${folder} has no envelope for host ${keys.name}`);
   const message = await decryptEnvelope(data, keys);

@@ -116,6 +116,11 @@ export async function writeThen(path: string, write: (file: FileHandle) => Promi
   }
 }
 
+/** Did the disk fail to give what is there, or the file system find itself damaged? */
+export function isUnreadable(error: unknown): boolean {
+  return ['EIO', 'EBADMSG', 'EUCLEAN'].includes(String(codeOf(error)));
+}
+
 /** Names in a folder; none if there is no such folder. */
 export async function namesIn(folder: string): Promise<string[]> {
   try {

@@ -18,9 +18,10 @@ export async function verifyFolder(options: {
   keys: HostKeys;
   pool: PoolTrust;
   work: Work;
+  gently?: boolean;
 }): Promise<PackageFacts> {
-  const { folder, keys, pool, work } = options;
+  const { folder, keys, pool, work, gently } = options;
   const { origin } = await readEnvelope({ folder, keys, pool });
   await verifyClaim(origin, pool);
-  return verifyPackage({ folder, origin, work });
+  return verifyPackage({ folder, origin, work, ...(gently !== undefined && { gently }) });
 }

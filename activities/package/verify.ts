@@ -2,10 +2,11 @@
 import { createHash } from 'node:crypto';
 import { lstat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { PackageFacts } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
-import { digestFile, namesIn, openRegular } from './files.ts';
+import { digestFile, isUnreadable, namesIn, openRegular } from './files.ts';
 import { MAX_SEALED_BYTES, segmentName, type OriginRecord, type Segment } from './format.ts';
 
 /** Which segment of a package. */
@@ -69,18 +70,30 @@ export async function checkSegment(
     const sha256 = createHash('sha256').update(source).digest('hex');
     return judgeSegment({ bytes: source.length, sha256 }, place, origin);
   }
-  const opened = await openRegular(source);
-  if (!opened) {
-    throw new VmferryError(
+  const damaged = (how: string, cause?: unknown): VmferryError =>
+    new VmferryError(
       'SegmentDamaged',
-      `segment ${place.index} of stream ${place.stream} is missing in package ${origin.packageId}`,
+      `segment ${place.index} of stream ${place.stream} ${how} in package ${origin.packageId}`,
+      { cause },
     );
+  let found: Segment | null;
+  try {
+    found = await readSegment(source);
+  } catch (error) {
+    throw isUnreadable(error) ? damaged('cannot be read from the disk', error) : error;
   }
+  if (!found) throw damaged('is missing');
+  judgeSegment(found, place, origin);
+}
+
+/** Length and digest of a segment file; null if there is none. */
+async function readSegment(path: string): Promise<Segment | null> {
+  const opened = await openRegular(path);
+  if (!opened) return null;
   try {
     // What no segment could be is not read: it may be as large as the disk. A segment of another length is, to tell an
     // exchanged one from a damaged one.
-    const sha256 = opened.bytes <= MAX_SEALED_BYTES ? await digestFile(opened.file) : '';
-    judgeSegment({ bytes: opened.bytes, sha256 }, place, origin);
+    return { bytes: opened.bytes, sha256: opened.bytes <= MAX_SEALED_BYTES ? await digestFile(opened.file) : '' };
   } finally {
     await opened.file.close();
   }
@@ -116,21 +129,25 @@ export async function checkLayout(folder: string, origin: OriginRecord): Promise
 /**
  * Checks a whole package against its verified record: nothing missing, nothing more, every byte as it was sealed.
  *
+ * @param gently rests after each segment as long as it took, so that disk and processor have time for others
  * @throws ForbiddenMember, SegmentDamaged, SegmentMisplaced
  */
 export async function verifyPackage(options: {
   folder: string;
   origin: OriginRecord;
   work: Work;
+  gently?: boolean;
 }): Promise<PackageFacts> {
-  const { folder, origin, work } = options;
+  const { folder, origin, work, gently = false } = options;
   await checkLayout(folder, origin);
   const total = sealedBytes(origin);
   let done = 0;
   work.onProgress(done, total);
   for (const { place, expected } of segmentsOf(origin)) {
     work.signal.throwIfAborted();
+    const began = performance.now();
     await checkSegment(segmentPath(folder, place), place, origin);
+    if (gently) await sleep(performance.now() - began);
     work.onProgress((done += expected.bytes), total);
   }
   return packageFacts(folder, origin);

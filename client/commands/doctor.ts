@@ -8,7 +8,7 @@ import type { PoolKey } from '../../activities/trust/pool-key.ts';
 import type { Api, Catalog, Orchestrator, Poller } from '../api.ts';
 import type { HostRow } from '../catalog-queries.ts';
 import { explain, Interrupted } from '../failure.ts';
-import { short } from '../format.ts';
+import { formatInterval, formatTime, short } from '../format.ts';
 import type { Profile } from '../profile.ts';
 import type { Session } from '../session.ts';
 
@@ -195,10 +195,23 @@ async function checkServer(api: Api): Promise<[Check[], Orchestrator | null]> {
             advice: 'Start `vmferry-control`.',
           },
     );
+    if (control.length > 0) checks.push(await checkScrub(temporal));
     return [checks, control.length > 0 ? temporal : null];
   } catch (error) {
     return [[failed('temporal', error)], null];
   }
+}
+
+/** Damage is found before a package is needed only if somebody looks. */
+async function checkScrub(temporal: Orchestrator): Promise<Check> {
+  const schedule = await temporal.scrubSchedule();
+  const advice = '`vmferry packages scrub --every 1d` has every package verified once a day.';
+  if (schedule === null)
+    return hint('scrub', 'it is not scheduled yet', 'A control worker of this version schedules it.');
+  if (schedule.off) return hint('scrub', 'it is off', advice);
+  const { every, last } = schedule;
+  const often = every === null ? 'by a schedule of the operator’s' : `every ${formatInterval(every)}`;
+  return ok('scrub', `${often}, last ${last === null ? 'never' : formatTime(last)}`);
 }
 
 function alive(pollers: Poller[], now: number): Poller[] {

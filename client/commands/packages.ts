@@ -1,9 +1,10 @@
 /** `vmferry packages`: saved instances, sealed and immutable. */
 import type { Command } from 'commander';
-import { VmferryError } from '../../workflows/failures.ts';
-import type { PackageRow } from '../catalog-queries.ts';
+import type { Scrubbed } from '../../workflows/contract.ts';
+import { EXIT, VmferryError } from '../../workflows/failures.ts';
+import type { PackageCopy, PackageRow } from '../catalog-queries.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, formatTime, short } from '../format.ts';
+import { formatBytes, formatTime, parseInterval, short } from '../format.ts';
 import { fields, section } from '../output.ts';
 import type { Column } from '../output.ts';
 import { findHost } from '../resolve.ts';
@@ -18,7 +19,30 @@ const columns: Column<PackageRow>[] = [
   { title: 'sealed', value: ({ sealedAt }) => formatTime(sealedAt) },
   { title: 'hosts', value: ({ hosts }) => hosts.join(' ') },
   { title: 'needed', value: ({ needed }) => (needed ? 'yes' : '') },
+  { title: 'verified', value: verifiedSince },
+  {
+    title: 'damaged',
+    value: (row) =>
+      damagedCopies(row)
+        .map(({ host }) => host)
+        .join(' '),
+  },
 ];
+
+const damagedCopies = ({ copies }: PackageRow): PackageCopy[] => copies.filter(({ damage }) => damage !== null);
+
+/** Since when each of its copies has been read. */
+function verifiedSince({ copies }: PackageRow): string {
+  const times = copies.map(({ verifiedAt }) => verifiedAt?.getTime() ?? 0);
+  const oldest = Math.min(...times);
+  return oldest > 0 && times.length > 0 ? formatTime(oldest) : 'never';
+}
+
+function tellCopy({ host, verifiedAt, damage }: PackageCopy): string {
+  if (verifiedAt === null) return `${host}, never verified`;
+  if (damage === null) return `${host}, whole ${formatTime(verifiedAt)}`;
+  return `${host}, damaged, seen ${formatTime(verifiedAt)}: ${damage.type}: ${damage.message}`;
+}
 
 const ID = 'package: id or its beginning';
 
@@ -53,6 +77,7 @@ export function addPackagesCommands(program: Command, session: Session): void {
         ['Sealed', formatTime(row.sealedAt)],
         ['Hosts', row.hosts.join(' ')],
         ['Needed', row.needed ? 'yes: the instance would be continued from it' : 'no'],
+        ...row.copies.map((copy): [string, string] => ['Copy', tellCopy(copy)]),
       ]);
       session.output.answer(text, { packageId: row.id, ...row });
     });
@@ -122,4 +147,47 @@ export function addPackagesCommands(program: Command, session: Session): void {
         },
       );
     });
+
+  packages
+    .command('scrub')
+    .description('Verify every package on every host now, or say how often that is done by itself')
+    .option('--every <time>', 'from now on so often, such as 12h or 1d, or `off`; nothing is verified now')
+    .addHelpText(
+      'after',
+      '\nIt ends with 8 if a package is damaged, else with 5 if a host did not answer.' +
+        '\n\nExample:\n  vmferry packages scrub --every 12h',
+    )
+    .action(async (options: { every?: string }) => {
+      const { every } = options;
+      if (every !== undefined) {
+        const seconds = every === 'off' ? null : parseInterval(every, '--every');
+        await (await (await session.api()).temporal()).scrubEvery(seconds);
+        const said =
+          seconds === null ? 'Packages are scrubbed only when asked' : `Packages are scrubbed every ${every}`;
+        session.output.answer(said, { every: seconds });
+        return;
+      }
+      const api = await session.api();
+      const scrubbed = await follow(session, await (await api.temporal()).scrub(), { title: 'scrubbing packages' });
+      const damaged = (await (await api.catalog()).packages()).filter((row) => damagedCopies(row).length > 0);
+      const { silent, text } = tellScrub(scrubbed, damaged);
+      session.output.answer(text, { ...scrubbed, damaged: damaged.map((row) => ({ packageId: row.id, ...row })) });
+      if (damaged.length > 0) session.exitWith(EXIT.damaged);
+      else if (silent) session.exitWith(EXIT.unreachable);
+    });
+}
+
+function tellScrub({ hosts }: Scrubbed, damaged: PackageRow[]): { silent: boolean; text: string } {
+  const silent = hosts.filter((host) => host.silent !== null);
+  const verified = hosts.reduce((sum, host) => sum + host.verified, 0);
+  const lines = [`${verified} packages verified on ${hosts.length - silent.length} hosts`];
+  for (const { host, silent: why } of silent) lines.push(`Not all on ${host}: ${why}`);
+  for (const row of damaged) {
+    for (const copy of damagedCopies(row)) {
+      lines.push(`Package ${row.id} of ${row.instanceName} on ${tellCopy(copy)}`);
+      lines.push(`  Repair it: vmferry packages pull ${row.id} ${copy.host}`);
+    }
+  }
+  if (damaged.length === 0) lines.push('No damage is known');
+  return { silent: silent.length > 0, text: lines.join('\n') };
 }

@@ -3,9 +3,9 @@
  * clock that only sleeping moves.
  */
 import { Readable } from 'node:stream';
-import type { HostId, MoveProgress, ReaddressInput, StepRecord } from '../../workflows/contract.ts';
+import type { HostId, MoveProgress, ReaddressInput, Scrubbed, StepRecord } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import type { Api, Catalog, Orchestrator, Poller, Running, Snapshot } from '../../client/api.ts';
+import type { Api, Catalog, Orchestrator, Poller, Running, ScrubSchedule, Snapshot } from '../../client/api.ts';
 import type { HostRow, ImageRow, InstanceRow, MoveRow, PackageRow } from '../../client/catalog-queries.ts';
 import { run } from '../../client/cli.ts';
 import type { Profile } from '../../client/profile.ts';
@@ -99,6 +99,7 @@ export function packageRow(id: string, values: Partial<PackageRow> = {}): Packag
     bytes: 4e7,
     sealedAt: at,
     hosts: ['alpha', 'beta'],
+    copies: ['alpha', 'beta'].map((host) => ({ host, verifiedAt: null, damage: null })),
     needed: false,
     ...values,
   };
@@ -216,13 +217,14 @@ export class FakeApi implements Api {
     packages: [] as PackageRow[],
     moves: [] as MoveRow[],
   };
-  migrations = ['0001_catalog'];
+  migrations = ['0001_catalog', '0002_scrub'];
   mayWrite = false;
   /** What the workflows that are started, or run already, do; by type. */
   workflows: Record<string, () => Running<unknown>> = {};
   running: Running<unknown> | null = null;
   pollersOf: Record<string, Poller[]> = {};
   searchAttributes = ['VmferryInstance', 'VmferrySource', 'VmferryDestination', 'VmferryPhase'];
+  scrubSchedule: ScrubSchedule | null = { every: 86_400, off: false, last: NOW, next: null };
   closed = false;
   readonly started: { type: string; input: object; story: object | undefined }[] = [];
 
@@ -265,6 +267,12 @@ export class FakeApi implements Api {
       },
       runningOn: () => Promise.resolve(this.running),
       move: () => Promise.resolve(this.running ?? new FakeRunning()),
+      scrub: () => Promise.resolve((this.workflows['scrub']?.() ?? new FakeRunning()) as Running<Scrubbed>),
+      scrubSchedule: () => Promise.resolve(this.scrubSchedule),
+      scrubEvery: (every) => {
+        this.scrubSchedule = { every, off: every === null, last: null, next: null };
+        return Promise.resolve();
+      },
       pollers: (queue) =>
         Promise.resolve(
           this.pollersOf[queue === 'control' ? 'control' : queue.host] ?? [

@@ -122,8 +122,19 @@ export function createFakeControlActivities(pool: FakePool): ControlActivities {
         bytes: SIZES.sealed,
         sealedAt: '2026-11-23T12:00:00.000Z',
         hosts: [...scenario.packageHosts].map(hostOf),
+        damaged: [...scenario.packageHosts].filter((host) => scenario.verified.get(host)?.damage),
         needed: scenario.recorded.state === 'saved',
+        at: new Date().toISOString(),
       })),
+    nextToVerify: (input) =>
+      inPool('nextToVerify', input, () => {
+        const packageId = pool.nextToVerify(input.host, input.before);
+        return packageId === null ? null : { packageId, at: input.before };
+      }),
+    recordVerification: (input) =>
+      onPackage('recordVerification', input, (scenario) => {
+        scenario.verified.set(input.host, { at: input.at, damage: input.damage });
+      }),
     forgetPackage: (input) =>
       onPackage('forgetPackage', input, (scenario) => {
         scenario.packageHosts.delete(input.host);

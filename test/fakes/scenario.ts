@@ -13,6 +13,7 @@ import type {
   InstanceId,
   InstanceState,
   MoveId,
+  PackageDamage,
   PackageId,
 } from '../../workflows/contract.ts';
 import { FAILURES, type FailureType } from '../../workflows/failures.ts';
@@ -71,6 +72,8 @@ export class Scenario {
   openMove: { moveId: string; destination: HostId } | null = null;
   closed: string | null = null;
   readonly packageHosts = new Set<HostId>();
+  /** What is known of the copies of its package. */
+  readonly verified = new Map<HostId, { at: string; damage: PackageDamage | null }>();
 
   readonly #faults: Fault[] = [];
   readonly #held = new Map<Call, { enter(): void; cancel(): void; open: Promise<void> }>();
@@ -203,6 +206,14 @@ export class FakePool {
       'PackageNotFound',
       id,
     );
+  }
+
+  /** A package of that host which was not verified since. */
+  nextToVerify(host: HostId, before: string): PackageId | null {
+    const due = this.#scenarios.find(
+      ({ packageHosts, verified }) => packageHosts.has(host) && !((verified.get(host)?.at ?? '') >= before),
+    );
+    return due?.packageId ?? null;
   }
 
   ofMove(id: MoveId): Scenario {

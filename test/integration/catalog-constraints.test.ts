@@ -118,6 +118,17 @@ await describe('what the catalog cannot say', { skip: await postgresMissing() },
       sql: 'UPDATE packages SET bytes = 1 WHERE id = :package',
     },
 
+    {
+      what: 'half a damage',
+      rule: 'package_locations_damage_is_whole',
+      sql: `UPDATE package_locations SET verified_at = now(), damage_type = 'SegmentDamaged' WHERE package_id = :package`,
+    },
+    {
+      what: 'a damage that nobody has seen',
+      rule: 'package_locations_damage_was_seen',
+      sql: `UPDATE package_locations SET damage_type = 'SegmentDamaged', damage_message = 'x' WHERE package_id = :package`,
+    },
+
     // Instances
     {
       what: 'two instances of one name',

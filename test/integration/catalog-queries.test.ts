@@ -40,6 +40,9 @@ await describe('listings of the catalog, read as vmferry_reader', { skip: await 
     ];
     ids = { web, db, going, gone };
     savedIn = await saveInstance(catalog, db, 'alpha');
+    const { at } = await activities.beginInspection();
+    const damage = { type: 'SegmentDamaged', message: 'segment 0 is missing' } as const;
+    await activities.recordVerification({ packageId: savedIn, host: 'alpha', at, damage });
     const toBeta = await openMove(catalog, gone, 'beta');
     await activities.recordPackage(sealed(toBeta.packageId, gone, 'alpha'));
     const result = { stepSeconds: { saveInstance: 0.5 }, blackoutSeconds: 6.25, packageBytes: 40, wireBytes: 41 };
@@ -102,6 +105,10 @@ await describe('listings of the catalog, read as vmferry_reader', { skip: await 
   test('packages, also of instances that are gone', async () => {
     const of = new Map((await reader.packages()).map((row) => [row.instanceId, row]));
     assert.deepEqual([of.get(ids.db)?.needed, of.get(ids.db)?.instanceName], [true, 'db']);
+    const [copy] = of.get(ids.db)?.copies ?? [];
+    assert.deepEqual([copy?.host, copy?.damage?.type], ['alpha', 'SegmentDamaged']);
+    assert.ok(copy?.verifiedAt instanceof Date);
+    assert.deepEqual(of.get(ids.gone)?.copies, [{ host: 'alpha', verifiedAt: null, damage: null }]);
     const { needed, instanceName, hosts, bytes, generation } = of.get(ids.gone) ?? assert.fail();
     assert.deepEqual(
       { needed, instanceName, hosts, bytes, generation },

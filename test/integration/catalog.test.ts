@@ -329,6 +329,69 @@ await describe('hosts, images, instances and packages in the catalog', { skip: a
       await assert.rejects(control.forgetPackage({ packageId, host: 'alpha' }), { type: 'InUse' });
     });
 
+    test('those are verified first that were not for the longest time, each once, and never those of open moves', async () => {
+      const web = await addInstance(catalog, 'web', 'alpha');
+      const db = await addInstance(catalog, 'db', 'alpha');
+      const [first, second, third] = [randomUUID(), randomUUID(), await saveInstance(catalog, db, 'alpha')];
+      for (const id of [first, second]) await control.recordPackage(sealed(id, web, 'alpha'));
+      const moving = await openMove(catalog, web, 'beta');
+      await control.recordPackage(sealed(moving.packageId, web, 'alpha'));
+      const scrub = async (): Promise<string[]> => {
+        const { at: before } = await control.beginInspection();
+        await control.recordPackage(sealed(randomUUID(), web, 'alpha'));
+        const order: string[] = [];
+        for (;;) {
+          const next = await control.nextToVerify({ host: 'alpha', before });
+          if (next === null) return order;
+          assert.ok(next.at >= before);
+          order.push(next.packageId);
+          await control.recordVerification({ ...next, host: 'alpha', damage: null });
+        }
+      };
+      const { at } = await control.findPackage({ packageId: first });
+      await control.recordVerification({ packageId: first, host: 'alpha', at, damage: null });
+      assert.deepEqual(await scrub(), [third, second, first]);
+      const [newest, ...again] = await scrub();
+      assert.ok(newest !== undefined && ![first, second, third, moving.packageId].includes(newest));
+      assert.deepEqual(again, [third, second, first]);
+      assert.equal(await control.nextToVerify({ host: 'beta', before: at }), null);
+    });
+
+    test('of what was found of a copy the newest counts, and only of that copy', async () => {
+      const web = await addInstance(catalog, 'web', 'alpha');
+      const packageId = await saveInstance(catalog, web, 'alpha');
+      const damage = { type: 'SegmentDamaged', message: 'segment 0 is missing' } as const;
+      const damaged = async (): Promise<string[]> => (await control.findPackage({ packageId })).damaged;
+      const { at: early } = await control.findPackage({ packageId });
+      const { at: late } = await control.beginInspection();
+      await control.recordPackage(sealed(packageId, web, 'beta'));
+      const { at: now } = await control.beginInspection();
+
+      await control.recordVerification({ packageId, host: 'alpha', at: late, damage });
+      assert.deepEqual(await damaged(), ['alpha']);
+      await control.recordVerification({ packageId, host: 'alpha', at: early, damage: null });
+      assert.deepEqual(await damaged(), ['alpha'], 'it was whole before it was damaged');
+      await control.recordVerification({ packageId, host: 'beta', at: early, damage });
+      assert.deepEqual(await damaged(), ['alpha'], 'that was another copy, before this one came');
+      await control.recordVerification({ packageId, host: 'alpha', at: now, damage: null });
+      assert.deepEqual(await damaged(), []);
+      await control.recordVerification({ packageId, host: 'gamma', at: now, damage });
+      assert.deepEqual(await damaged(), [], 'there is none');
+    });
+
+    test('the doctor is told of a copy that was found damaged', async () => {
+      const web = await addInstance(catalog, 'web', 'alpha');
+      const packageId = await saveInstance(catalog, web, 'alpha');
+      const { at } = await control.beginInspection();
+      const damage = { type: 'SegmentDamaged', message: 'segment 0 is missing' } as const;
+      await control.recordVerification({ packageId, host: 'alpha', at, damage });
+      const silent = [{ host: 'alpha', why: 'it does not answer' }];
+      const findings = await control.compareWithCatalog({ at, reports: [], silent });
+      const told = findings.find(({ type }) => type === 'neededPackageDamaged');
+      assert.equal(told?.packageId, packageId);
+      assert.match(told?.found ?? '', /^SegmentDamaged: segment 0 is missing \(.*\); no other host has a whole copy$/);
+    });
+
     test('a package is of one instance and generation, and comes from a known instance and host', async () => {
       const web = await addInstance(catalog, 'web', 'alpha');
       const db = await addInstance(catalog, 'db', 'alpha');

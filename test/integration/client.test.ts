@@ -1,6 +1,7 @@
 /** The client against a real Temporal server with the real workflows, and against a real catalog; hosts are pretended. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,10 +9,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { NativeConnection } from '@temporalio/worker';
 import { openCatalog } from '../../client/catalog.ts';
 import { connect } from '../../client/temporal.ts';
 import type { Profile } from '../../client/profile.ts';
-import type { MoveProgress, MoveResult } from '../../workflows/contract.ts';
+import { ensureScrubSchedule } from '../../workers/scrub-schedule.ts';
+import type { MoveProgress, MoveResult, Scrubbed } from '../../workflows/contract.ts';
 import { searchAttributes, workflowId } from '../../workflows/contract.ts';
 import { EXIT } from '../../workflows/failures.ts';
 import { command, FakeApi, hostRow, instanceRow, lines } from '../fakes/client-api.ts';
@@ -101,6 +104,47 @@ describe('the client and Temporal', { skip: await temporalMissing() }, () => {
     const result = JSON.parse((await second).stdout) as MoveResult;
     assert.equal(result.moveId, progress.moveId);
     assert.equal(scenario.count('alpha.saveInstance'), 1);
+  });
+
+  it('scrubs by a schedule that a control worker makes and the operator changes', async () => {
+    const { address, namespace } = harness.temporal;
+    const scenario = harness.pool.scenario({ name: 'kept' });
+    scenario.packageId = randomUUID();
+    scenario.packageHosts.add('beta');
+    const absent = await vmferry('packages scrub', scenario);
+    assert.equal(absent.exit, EXIT.refused);
+    assert.match(absent.stderr, /Temporal has no schedule vmferry-scrub; a control worker makes it/);
+
+    const connection = await NativeConnection.connect({ address });
+    await ensureScrubSchedule(connection, namespace);
+    const temporal = await apiOf(scenario).temporal();
+    const made = await temporal.scrubSchedule();
+    assert.deepEqual([made?.every, made?.off, made?.last], [86_400, false, null]);
+    assert.ok((made?.next ?? 0) > Date.now());
+
+    const held = scenario.hold('beta.verifyPackage');
+    const first = vmferry('packages scrub --output json', scenario);
+    await held.entered;
+    const second = vmferry('packages scrub', scenario);
+    await sleep(500);
+    held.goOn();
+    const { hosts } = JSON.parse((await first).stdout) as Scrubbed;
+    assert.ok(hosts.some(({ host, verified }) => host === 'beta' && verified > 0));
+    assert.match((await second).stdout, /^\d+ packages verified on 3 hosts\nNo damage is known\n$/);
+    assert.equal(scenario.count('beta.verifyPackage'), 1, 'the second has joined the first');
+
+    assert.equal((await vmferry('packages scrub --every 12h', scenario)).exit, 0);
+    assert.equal((await temporal.scrubSchedule())?.every, 43_200);
+    assert.equal((await vmferry('packages scrub --every off', scenario)).exit, 0);
+    await ensureScrubSchedule(connection, namespace);
+    const off = await temporal.scrubSchedule();
+    assert.deepEqual([off?.every, off?.off, off?.next], [43_200, true, null], 'another worker’s start changes nothing');
+    assert.ok((off?.last ?? 0) > 0);
+    assert.equal((await vmferry('packages scrub', scenario)).exit, 0, 'off, it is still done when asked for');
+    assert.equal((await vmferry('packages scrub --every 1d', scenario)).exit, 0);
+    const on = await temporal.scrubSchedule();
+    assert.deepEqual([on?.every, on?.off], [86_400, false]);
+    await connection.close();
   });
 
   it('leaves a move to itself when interrupted', async () => {

@@ -116,7 +116,7 @@ describe('help', () => {
       'instances migrate',
       'instances delete',
     ],
-    ...['packages list', 'packages show', 'packages pull', 'packages delete', 'packages verify'],
+    ...['packages list', 'packages show', 'packages pull', 'packages delete', 'packages verify', 'packages scrub'],
     ...['moves list', 'moves show', 'moves watch', 'moves retry', 'moves return', 'moves readdress', 'moves cancel'],
   ];
 
@@ -718,6 +718,64 @@ describe('packages', () => {
     );
   });
 
+  const SEEN = new Date(NOW);
+  const damaged = packageRow('5d1f', {
+    copies: [
+      { host: 'alpha', verifiedAt: SEEN, damage: null },
+      { host: 'beta', verifiedAt: SEEN, damage: { type: 'SegmentDamaged', message: 'segment 0 is missing' } },
+    ],
+  });
+
+  it('are shown with when they were verified and what was found', async () => {
+    const api = pool();
+    api.rows.packages = [packageRow('aaaa')];
+    assert.match((await command('packages list', { api })).stdout, /aaaa .* never\n/);
+    assert.match((await command('packages show aaaa', { api })).stdout, /\nCopy: +beta, never verified\n/);
+    api.rows.packages = [damaged];
+    assert.match((await command('packages list', { api })).stdout, /5d1f .* 2026-11-2[45] \d\d:00:00 +beta\n/);
+    const { stdout } = await command('packages show 5d', { api });
+    assert.match(stdout, /Copy: +alpha, whole 2026-/);
+    assert.match(stdout, /Copy: +beta, damaged, seen 2026-[^ ]+ [^ ]+: SegmentDamaged: segment 0 is missing/);
+  });
+
+  it('are scrubbed, with an exit code for damage and one for silence', async () => {
+    const host = (name: string, silent: string | null = null): object => ({ host: name, verified: 1, silent });
+    const api = pool().answers('scrub', { hosts: [host('alpha'), host('beta')] });
+    const whole = await command('packages scrub', { api });
+    assert.deepEqual([whole.exit, whole.stdout], [0, '2 packages verified on 2 hosts\nNo damage is known\n']);
+    api.answers('scrub', { hosts: [host('alpha'), host('beta', 'its worker is absent')] });
+    const silent = await command('packages scrub', { api });
+    assert.equal(silent.exit, EXIT.unreachable);
+    assert.match(silent.stdout, /^Not all on beta: its worker is absent$/m);
+    api.rows.packages = [damaged];
+    const found = await command('packages scrub', { api });
+    assert.equal(found.exit, EXIT.damaged);
+    assert.match(
+      found.stdout,
+      /^Package 5d1f of counter on beta, damaged, .*\n +Repair it: vmferry packages pull 5d1f beta$/m,
+    );
+    const json = JSON.parse((await command('packages scrub --output json', { api })).stdout) as { damaged: object[] };
+    assert.equal(json.damaged.length, 1);
+  });
+
+  it('are scrubbed as often as is said', async () => {
+    const api = pool();
+    assert.equal((await command('packages scrub --every 12h', { api })).stdout, 'Packages are scrubbed every 12h\n');
+    assert.equal(api.scrubSchedule?.every, 43_200);
+    assert.equal(
+      (await command('packages scrub --every off', { api })).stdout,
+      'Packages are scrubbed only when asked\n',
+    );
+    assert.equal(api.scrubSchedule.off, true);
+    for (const word of ['0h', '12', 'daily', '-1d']) {
+      refused(
+        await command(['packages', 'scrub', `--every=${word}`], { api }),
+        EXIT.usage,
+        /--every takes a time such as/,
+      );
+    }
+  });
+
   it('are verified only where they are', async () => {
     const api = pool();
     api.rows.packages = [packageRow('5d1f', { hosts: ['alpha'] })];
@@ -985,6 +1043,7 @@ describe('nodes, pool and doctor', () => {
       'control worker',
       'catalog',
       'host beta',
+      'scrub',
       'records',
     ]) {
       assert.match(stdout, new RegExp(`^ok +${subject} `, 'm'));
@@ -1010,8 +1069,8 @@ describe('nodes, pool and doctor', () => {
 
     const schema = await healthy();
     schema.migrations = [];
-    assert.match((await examined(schema)).bad['catalog'] ?? '', /lacks the migrations 0001_catalog/);
-    schema.migrations = ['0001_catalog', '9999_future'];
+    assert.match((await examined(schema)).bad['catalog'] ?? '', /lacks the migrations 0001_catalog, 0002_scrub/);
+    schema.migrations = ['0001_catalog', '0002_scrub', '9999_future'];
     assert.match((await examined(schema)).bad['catalog'] ?? '', /does not know: 9999_future/);
 
     const mismatch = await healthy();
@@ -1025,6 +1084,14 @@ describe('nodes, pool and doctor', () => {
     const down = await healthy();
     down.temporal = () => Promise.reject(new VmferryError('ServerUnreachable', 'Temporal at x does not answer'));
     assert.deepEqual(Object.keys((await examined(down)).bad), ['temporal']);
+  });
+
+  it('the doctor hints at a scrub that is off or not scheduled', async () => {
+    const api = await healthy();
+    api.scrubSchedule = { every: 86_400, off: true, last: null, next: null };
+    assert.deepEqual((await examined(api)).hints, ['scrub']);
+    api.scrubSchedule = null;
+    assert.deepEqual((await examined(api)).hints, ['scrub']);
   });
 
   it('the doctor hints at a role that may write and at the limit of long polls', async () => {

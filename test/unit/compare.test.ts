@@ -29,9 +29,17 @@ const move = (rest: Partial<SurveyedMove> = {}): SurveyedMove => ({
   ...{ packageId: 'package-1', generation: 2, outcome: 'moved' },
   ...rest,
 });
+type Place = SurveyedPackage['places'][number];
+const copyAt = (host: HostId, rest: Partial<Place> = {}): Place => ({
+  ...{ host, changed: false, verifiedAt: null, damage: null },
+  ...rest,
+});
+const SEEN = '2026-11-24T12:00:00Z';
+const damagedAt = (host: HostId): Place =>
+  copyAt(host, { verifiedAt: SEEN, damage: { type: 'SegmentDamaged', message: 'segment 0 is missing' } });
 const listed = (rest: Partial<SurveyedPackage> = {}): SurveyedPackage => ({
   ...{ id: 'package-1', instanceId: ID, instanceName: 'web', generation: 2, needed: false },
-  places: [{ host: 'alpha', changed: false }],
+  places: [copyAt('alpha')],
   ...rest,
 });
 const survey = (rest: Partial<Survey> = {}): Survey => ({
@@ -260,8 +268,49 @@ const ROWS: Row[] = [
   ],
   [
     'a package came or went while the hosts were asked',
-    given({ packages: [listed({ places: [{ host: 'alpha', changed: true }] })] }, { alpha: { instances: [runs(1)] } }),
+    given(
+      { packages: [listed({ places: [copyAt('alpha', { changed: true })] })] },
+      { alpha: { instances: [runs(1)] } },
+    ),
     [],
+  ],
+  [
+    'a package was found damaged, and another host has a copy',
+    given(
+      { packages: [listed({ places: [copyAt('alpha'), damagedAt('beta')] })] },
+      { alpha: { instances: [runs(1)], packages: ['package-1'] }, beta: { packages: ['package-1'] } },
+    ),
+    [['packageDamaged', 'beta']],
+  ],
+  [
+    'the package in which an instance is saved was found damaged',
+    given(
+      {
+        instances: [row({ state: 'saved', packageId: 'package-1' })],
+        packages: [listed({ needed: true, places: [damagedAt('alpha'), damagedAt('beta')] })],
+      },
+      { alpha: { instances: [saved(1)], packages: ['package-1'] }, beta: { packages: ['package-1'] } },
+    ),
+    [
+      ['neededPackageDamaged', 'alpha'],
+      ['packageDamaged', 'beta'],
+    ],
+  ],
+  [
+    'a damaged package is on a host that does not answer',
+    given(
+      { packages: [listed({ places: [damagedAt('gamma')] })] },
+      { alpha: { instances: [runs(1)] }, gamma: 'silent' },
+    ),
+    [
+      ['hostSilent', 'gamma'],
+      ['packageDamaged', 'gamma'],
+    ],
+  ],
+  [
+    'a damaged package is gone',
+    given({ packages: [listed({ places: [damagedAt('alpha')] })] }, { alpha: { instances: [runs(1)] } }),
+    [['packageMissing', 'alpha', { kind: 'forgetPackage', host: 'alpha', packageId: 'package-1' }]],
   ],
   [
     'a host keeps a package that the catalog does not know',

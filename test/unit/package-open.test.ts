@@ -195,6 +195,13 @@ await test('f32: segments of equal length that were exchanged are recognised as 
   await refused('SegmentMisplaced', checkSegment(one, { stream: 'disk-vdb', index: 0 }, origin));
 });
 
+await test('a segment that the disk does not give back is damaged', async (t) => {
+  const { origin } = await world(t);
+  // Reading it at address 0 gives EIO, as a bad sector does.
+  const checking = checkSegment('/proc/self/mem', { stream: 'snapshot', index: 0 }, origin);
+  await assert.rejects(checking, { type: 'SegmentDamaged', message: /cannot be read from the disk/ });
+});
+
 await test('f30: anything in the folder that the record does not list is refused by verifying', async (t) => {
   const w = await world(t);
   const more: Record<string, () => Promise<unknown>> = {
