@@ -758,7 +758,13 @@ export interface HostActivities {
   // packages
   /** `gently`: nobody waits for it; it rests as long as it reads. */
   verifyPackage(input: { packageId: PackageId; gently?: boolean }): Promise<PackageFacts>;
-  pullPackage(input: { packageId: PackageId; source: SignedText }): Promise<{ bytes: number }>;
+  /** Fetches it, or what is damaged of the copy that is there; `instanceId` and `generation` as the catalog has them. */
+  pullPackage(input: {
+    packageId: PackageId;
+    instanceId: InstanceId;
+    generation: number;
+    source: SignedText;
+  }): Promise<{ bytes: number }>;
   deletePackage(input: { packageId: PackageId }): Promise<{ bytes: number }>;
 }
 

@@ -112,6 +112,8 @@ export async function checkLayout(folder: string, origin: OriginRecord): Promise
     );
   };
   for (const name of await namesIn(folder)) {
+    // An envelope that is being written; what a crash has left of one is found by the inspection.
+    if (name.startsWith('.tmp-')) continue;
     const stream = origin.streams.find((candidate) => candidate.name === name);
     const stats = await lstat(join(folder, name));
     if (!stream) {

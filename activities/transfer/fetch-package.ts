@@ -10,8 +10,8 @@ import type { PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
 import { readEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
-import { envelopeName, MAX_ENVELOPE_BYTES } from '../package/format.ts';
-import { checkSegment, sealedBytes, segmentPath, segmentsOf } from '../package/verify.ts';
+import { envelopeName, MAX_ENVELOPE_BYTES, type OriginRecord, type Segment } from '../package/format.ts';
+import { checkSegment, sealedBytes, segmentPath, segmentsOf, type SegmentPlace } from '../package/verify.ts';
 import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { withPackageLock } from '../records/lock.ts';
@@ -95,14 +95,7 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
         }
         const part = `${file}.part`;
         if (await exists(part)) advance((await stat(part)).size);
-        const url = path.segment(packageId, place.stream, place.index);
-        const received = await client.fetchFile(url, part, expected.bytes, work.signal, advance);
-        wireBytes += received;
-        await checkSegment(part, place, origin).catch(async (error: unknown) => {
-          await rm(part, { force: true });
-          throw error;
-        });
-        await syncFile(part);
+        wireBytes += await fetchSegment({ client, origin, place, expected, part, work, advance });
         await rename(part, file);
       }
     };
@@ -119,6 +112,33 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
   } finally {
     client.close();
   }
+}
+
+/**
+ * Fetches one segment to `part`, from wherever a former attempt has left it: checked, on the disk, and still to be named.
+ *
+ * @returns bytes that crossed the wire
+ * @throws SegmentDamaged, SegmentMisplaced if the source gave something else; nothing of that is kept
+ */
+export async function fetchSegment(options: {
+  client: PeerClient;
+  origin: OriginRecord;
+  place: SegmentPlace;
+  expected: Segment;
+  part: string;
+  work: Work;
+  /** Told of bytes as they come. */
+  advance?: (bytes: number) => void;
+}): Promise<number> {
+  const { client, origin, place, expected, part, work, advance = () => undefined } = options;
+  const url = path.segment(origin.packageId, place.stream, place.index);
+  const received = await client.fetchFile(url, part, expected.bytes, work.signal, advance);
+  await checkSegment(part, place, origin).catch(async (error: unknown) => {
+    await rm(part, { force: true });
+    throw error;
+  });
+  await syncFile(part);
+  return received;
 }
 
 async function syncTree(folder: string): Promise<void> {

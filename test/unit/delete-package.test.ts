@@ -122,7 +122,7 @@ await test('nobody fetches a package that another fetches, or deletes, at the mo
   const { alpha, beta, move } = s;
   const pull = createPullPackage(s.context(beta));
   await withPackageLock(beta.layout, move.packageId, async () => {
-    const both = [run(pull, { packageId: move.packageId, source: alpha.signedRecord }), remove(s, beta)];
+    const both = [run(pull, { ...move, source: alpha.signedRecord }), remove(s, beta)];
     for (const one of both) one.catch(() => undefined);
     for (const one of both) await refused('InstanceBusy', one);
   });

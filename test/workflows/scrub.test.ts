@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { CONTROL_QUEUE, type Scrubbed, type ScrubHostInput } from '../../workflows/contract.ts';
 import type { scrub, scrubHost } from '../../workflows/scrub.ts';
-import { SIZES } from '../fakes/host-activities.ts';
+import { recordOf, SIZES } from '../fakes/host-activities.ts';
 import type { Scenario } from '../fakes/scenario.ts';
 import { temporalMissing } from '../support/temporal.ts';
 import { failureOf, Harness } from './harness.ts';
@@ -103,6 +103,51 @@ describe('packages are verified where they lie', { skip }, () => {
     const [failed] = await failureOf(handle.result());
     assert.match(failed ?? '', /^ForbiddenMember: /);
     assert.equal(scenario.verified.get('alpha')?.damage?.type, 'ForbiddenMember');
+    forget(scenario);
+  });
+
+  const pull = (scenario: Scenario): Promise<unknown> =>
+    harness.run('pull', { kind: 'package', id: scenario.packageId ?? '', destination: 'beta' });
+
+  test('pull looks at the copy that is there, and fetches nothing if it is whole', async () => {
+    const scenario = kept('alpha', 'beta');
+    assert.deepEqual(await pull(scenario), { id: scenario.packageId, destination: 'beta', bytes: SIZES.sealed });
+    assert.equal(scenario.count('beta.verifyPackage'), 1);
+    assert.equal(scenario.count('beta.pullPackage'), 0);
+    assert.equal(scenario.verified.get('beta')?.damage, null);
+    forget(scenario);
+  });
+
+  for (const type of ['SegmentDamaged', 'PackageNotFound'] as const) {
+    test(`pull repairs a copy that is found to be ${type}, from whole copies first`, async () => {
+      const scenario = kept('alpha', 'beta', 'gamma').fail('beta.verifyPackage', type, { times: 1 });
+      const damage = { type: 'SegmentDamaged', message: 'segment 0 is missing' } as const;
+      scenario.verified.set('alpha', { at: '2026-11-24T12:00:00.000Z', damage });
+      await harness.startHost('gamma');
+      await pull(scenario);
+      await harness.stopHost('gamma');
+      assert.equal(scenario.count('alpha.readdressPackage'), 0);
+      const { instanceId, packageId } = scenario;
+      assert.deepEqual(scenario.inputOf('beta', 'pullPackage'), {
+        ...{ packageId, instanceId, generation: 2 },
+        source: recordOf('gamma'),
+      });
+      const recorded = scenario.inputs.filter(({ call }) => call === 'control.recordVerification');
+      assert.deepEqual(
+        recorded.map(({ input }) => (input as { damage: { type: string } | null }).damage?.type ?? 'whole'),
+        [type, 'whole'],
+      );
+      forget(scenario);
+    });
+  }
+
+  test('pull says what is wrong with the only copy there is', async () => {
+    const scenario = kept('beta').fail('beta.verifyPackage', 'SegmentDamaged');
+    const handle = await harness.begin('pull', `pull:${randomUUID()}`, {
+      ...{ kind: 'package', id: scenario.packageId ?? '', destination: 'beta' },
+    });
+    assert.match((await failureOf(handle.result()))[0] ?? '', /^SegmentDamaged: .*; no other host holds package /);
+    assert.equal(scenario.verified.get('beta')?.damage?.type, 'SegmentDamaged');
     forget(scenario);
   });
 });
