@@ -4,7 +4,7 @@
  * operator must get the instance to run again, once.
  */
 import { randomUUID } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HostActivities, InstanceId, MoveRef } from '../../../workflows/contract.ts';
@@ -13,6 +13,7 @@ import type { HOSTILE_ACTIVITIES } from './hostile.ts';
 import { Dice, hostileCall, Knowledge } from './hostile.ts';
 import { Invariants, readBook } from './invariants.ts';
 import { Journey, type Call } from './journey.ts';
+import { findRecord, TornRecord } from './records.ts';
 import {
   World,
   type ActivityName,
@@ -177,6 +178,9 @@ class Campaign {
     const late = sleep(PATIENCE_MS, ['it does not come to an end'], { signal: timer.signal });
     try {
       return await Promise.race([events, late]);
+    } catch (error) {
+      if (!(error instanceof TornRecord)) throw error;
+      return [error.message];
     } finally {
       timer.abort();
       late.catch(() => undefined); // aborted, as it is meant to be
@@ -513,7 +517,7 @@ interface SaveRecord {
 
 function saveRecord({ context: { layout } }: SimHost, instanceId: InstanceId, generation: number): SaveRecord | null {
   const path = join(layout.instance(instanceId), `save-${generation}.json`);
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as SaveRecord) : null;
+  return findRecord<SaveRecord>(path);
 }
 
 /** The package in which an instance waits that was saved and not moved. */

@@ -9,6 +9,7 @@ import type { Layout } from '../../../activities/records/layout.ts';
 import { verifyChain, type Chain } from '../../../activities/trust/chain.ts';
 import type { InstanceId, MoveRef, PackageId } from '../../../workflows/contract.ts';
 import type { Run } from './guest.ts';
+import { findRecord, readRecord } from './records.ts';
 import type { SimHost, World } from './world.ts';
 
 interface Decision {
@@ -33,7 +34,7 @@ export function readBook({ context: { layout } }: SimHost, instanceId: InstanceI
     const generation = Number(digits);
     if (kind === 'owned') book.owned.push(generation);
     if (kind === 'decision') {
-      book.decisions.set(generation, JSON.parse(readFileSync(join(folder, name), 'utf8')) as Decision);
+      book.decisions.set(generation, readRecord<Decision>(join(folder, name)));
     }
   }
   book.owned.sort((a, b) => a - b);
@@ -100,8 +101,9 @@ export class Invariants {
         wrong.push(`${what} as generation ${newest}, while ${other.name} owns ${elsewhere}`);
       }
     }
-    const record = readFileSync(join(host.context.layout.ledger(instanceId), `owned-${newest}.json`), 'utf8');
-    const { chain } = JSON.parse(record) as { chain: Chain };
+    const { chain } = readRecord<{ chain: Chain }>(
+      join(host.context.layout.ledger(instanceId), `owned-${newest}.json`),
+    );
     const end = await verifyChain(chain, host.context.pool);
     if (end.ended || end.owner !== name || end.generation !== newest || end.instanceId !== instanceId) {
       wrong.push(`${what} by a chain that makes ${end.owner} owner of generation ${end.generation}`);
@@ -223,8 +225,7 @@ function disksOf(layout: Layout, instanceId: InstanceId): number[] {
 
 /** What a folder of a move says of itself. */
 function whoseFolder(folder: string): InstanceId | null {
-  const path = join(folder, 'whose.json');
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { instanceId: InstanceId }).instanceId : null;
+  return findRecord<{ instanceId: InstanceId }>(join(folder, 'whose.json'))?.instanceId ?? null;
 }
 
 function filesIn(folder: string): string[] {

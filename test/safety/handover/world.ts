@@ -32,6 +32,7 @@ import { Died, live, mortalCall, newLife, type Life } from '../../support/crash-
 import { recordOf } from '../../support/pool-hosts.ts';
 import { PowerLoss, type Loss } from '../../support/power-loss.ts';
 import { Witness } from './guest.ts';
+import { findRecord, readRecord } from './records.ts';
 
 export type ActivityName = keyof HostActivities;
 
@@ -366,7 +367,7 @@ export class World {
     for (const instanceId of readdirSync(layout.instances)) {
       const save = join(layout.instance(instanceId), `save-${newestOwned(layout, instanceId)}.json`);
       if (left.has(instanceId) || !existsSync(save)) continue;
-      const { saved } = JSON.parse(readFileSync(save, 'utf8')) as { saved: unknown };
+      const { saved } = readRecord<{ saved: unknown }>(save);
       if (saved === null) this.witness.seen(instanceId).ramLost = true;
     }
   }
@@ -470,13 +471,13 @@ function ramIsSafe(
   if (!ran) return !existsSync(path(`resumed-${/\/g(\d+)\//.exec(disk)?.[1]}.json`));
   if (touched) return false;
   const save = path(`save-${newestOwned(layout, instanceId)}.json`);
-  return existsSync(save) && (JSON.parse(readFileSync(save, 'utf8')) as { saved: unknown }).saved !== null;
+  return (findRecord<{ saved: unknown }>(save)?.saved ?? null) !== null;
 }
 
 /** What a host decided about the newest generation that it owned. */
 function newestDecision(layout: Layout, instanceId: InstanceId): string | null {
   const path = join(layout.ledger(instanceId), `decision-${newestOwned(layout, instanceId)}.json`);
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { kind: string }).kind : null;
+  return findRecord<{ kind: string }>(path)?.kind ?? null;
 }
 
 function newestOwned(layout: Layout, instanceId: InstanceId): number {
