@@ -92,12 +92,12 @@ await test('it lets no vCPU run, though it is in the middle of its work', async 
   const { name, layout, keys, pool: trust, ledger } = await pool.host('alpha');
   const hypervisor = new FreezingHypervisor();
   const context: HostContext = { name, layout, keys, pool: trust, ledger, hypervisor, network: new FakeGuestNetwork() };
-  const { startInstance } = createHostActivities(context, { addresses: [], location: '', vmferryVersion: '0' });
+  const activities = createHostActivities(context, { addresses: [], location: '', vmferryVersion: '0' });
   const xml = await readFile(new URL('golden/new-tcg.xml', import.meta.url), 'utf8');
   const instanceId = /<uuid>([^<]*)</.exec(xml)?.[1] ?? '';
   await ledger.spawn(instanceId);
   await hypervisor.define(xml);
-  const start = (): Promise<unknown> => startInstance({ instanceId });
+  const start = (): Promise<unknown> => activities.startInstance({ instanceId });
 
   hypervisor.freezeNext = true;
   await refused('StepStalled', run(start));
