@@ -63,8 +63,8 @@ async function withLock<T>(
   task: () => Promise<T>,
   { wait = 10_000 }: LockOptions,
 ): Promise<T> {
-  const host = createHash('sha256').update(root).digest('hex').slice(0, 32);
-  const name = `\0vmferry/${host}/${subject}`;
+  // By a digest, because a socket's name has room for 107 bytes, and the id of an image alone takes 64.
+  const name = `\0vmferry/${createHash('sha256').update(`${root}\0${subject}`).digest('hex')}`;
   const deadline = performance.now() + wait;
   let release: (() => Promise<void>) | null;
   while ((release = await acquire(name)) === null) {

@@ -175,10 +175,11 @@ describe('the lock of an instance', () => {
     await withInstanceLock(layout, 'frozen', () => Promise.resolve());
   });
 
-  test('of an instance, of a package and of an image are three', async () => {
+  test('of an instance, of a package and of an image are three, of the longest id too', async () => {
     const layout = new Layout(folder);
-    await withInstanceLock(layout, 'one', () =>
-      withPackageLock(layout, 'one', () => withImageLock(layout, 'one', () => Promise.resolve(), { wait: 0 }), {
+    const id = 'f'.repeat(64);
+    await withInstanceLock(layout, id, () =>
+      withPackageLock(layout, id, () => withImageLock(layout, id, () => Promise.resolve(), { wait: 0 }), {
         wait: 0,
       }),
     );
