@@ -9,7 +9,9 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { saveFileState } from '../../activities/hypervisor/save-file.ts';
 import type { Mark } from '../../activities/marks.ts';
+import { MEMBER } from '../../activities/records/layout.ts';
 import { ConsoleObserver } from '../support/console-observer.ts';
 import { cannotRun, Pool, type Guest } from '../support/pool.ts';
 
@@ -139,13 +141,15 @@ describe('a worker that is told to stop hands its steps over', { skip: cannotRun
     const suspended = await pool.hold('alpha', 'saveInstance', 'suspended');
     const move = pool.cli('instances', 'migrate', guest.id, 'beta', '--retry-window', '600');
     await suspended.reached();
-    // QEMU writes the file, so a QEMU that stands still keeps it from being complete.
-    await pool.testbed.freeze('alpha', `qemu:${guest.id}`);
+    const [qemu] = pool.testbed.status().filter(({ where, what }) => where === 'alpha' && what === 'qemu');
+    assert.ok(qemu?.pid);
     await suspended.release();
-    // libvirt makes the file, and then waits for QEMU.
     const moves = pool.testbed.outside('alpha', '/var/lib/vmferry/moves');
-    const begun = (): boolean => readdirSync(moves).some((move) => existsSync(join(moves, move, 'snapshot')));
-    for (const deadline = Date.now() + 30_000; !begun(); await sleep(20)) assert.ok(Date.now() < deadline);
+    const [snapshot = ''] = readdirSync(moves).map((move) => join(moves, move, MEMBER.snapshot));
+    for (const deadline = Date.now() + 30_000; !existsSync(snapshot); await sleep(1)) assert.ok(Date.now() < deadline);
+    // QEMU writes the file, so a QEMU that stands still keeps it from being complete.
+    process.kill(qemu.pid, 'SIGSTOP');
+    assert.notEqual(await saveFileState(snapshot), 'complete');
     await stop('alpha');
     await pool.testbed.thaw('alpha', `qemu:${guest.id}`);
     await pool.testbed.start('alpha', 'worker');
