@@ -8,6 +8,7 @@ import { readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { copyBootFiles } from './boot-files.ts';
 import { copyFile } from './disk/copy.ts';
 import { inspectQcow2 } from './disk/qcow2.ts';
 import { rebaseUnsafe } from './disk/qemu-img.ts';
@@ -66,14 +67,7 @@ async function rebaseOverlay(host: HostContext, move: MoveRef, work: Work): Prom
     }
     const xml = await readFile(join(folder, MEMBER.domainXml), 'utf8');
     const domain = describeDomain(xml);
-    const members: Members['members'] = [MEMBER.domainXml];
-    for (const name of [MEMBER.kernel, MEMBER.initrd] as const) {
-      const from = domain[name];
-      if (from === undefined) continue;
-      await rm(join(folder, name), { force: true });
-      await copyFile({ from, to: join(folder, name), work });
-      members.push(name);
-    }
+    const members: Members['members'] = [MEMBER.domainXml, ...(await copyBootFiles(xml, folder, work))];
     const { qemuVersion } = await host.hypervisor.facts();
     const requirements = { ...domain.requirements, qemuVersion };
     const about = `${new Date().toISOString()}: all that move ${move.moveId} takes of instance ${move.instanceId} is in this folder, and checked`;

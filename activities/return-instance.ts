@@ -5,9 +5,11 @@
  * another host holds or does can make a second copy. Every call ends with the instance running; repeated, it finds what
  * the call before it reached.
  */
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { copyBootFiles } from './boot-files.ts';
 import { copyFile } from './disk/copy.ts';
 import { inspectQcow2 } from './disk/qcow2.ts';
 import { rebaseUnsafe } from './disk/qemu-img.ts';
@@ -152,7 +154,7 @@ async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecor
   const own = layout.move(record.moveId);
   if ((await saveFileState(join(own, MEMBER.snapshot))) === 'complete') {
     if (!(await exists(join(own, LOCAL_XML)))) {
-      await copyOverlays(host, record, own, work);
+      await copyMembers(host, record, own, work);
       await rewriteXml(host, move, own);
     }
     return own;
@@ -169,8 +171,8 @@ async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecor
   return staged;
 }
 
-/** The overlays as the save left them, as members: beside the snapshot, with a base that is named by its digest. */
-async function copyOverlays({ layout }: HostContext, record: SaveRecord, folder: string, work: Work): Promise<void> {
+/** What the save left where it was, as members beside the snapshot: overlays with a base that is named by its digest, and what it boots from. */
+async function copyMembers({ layout }: HostContext, record: SaveRecord, folder: string, work: Work): Promise<void> {
   for (const { target, path } of record.disks) {
     const copy = join(folder, MEMBER.disk(target));
     await copyFile({ from: path, to: copy, work });
@@ -179,4 +181,5 @@ async function copyOverlays({ layout }: HostContext, record: SaveRecord, folder:
     await rebaseUnsafe({ path: copy, backing, backingFormat: backingFormat ?? 'qcow2' });
     await syncFile(copy);
   }
+  await copyBootFiles(await readFile(join(folder, MEMBER.domainXml), 'utf8'), folder, work);
 }

@@ -72,7 +72,9 @@ async function world(context: TestContext, options: FakeOptions = {}): Promise<W
   const instanceId = randomUUID();
   await makeDirectory(layout.image(IMAGE));
   await runProgram('qemu-img', ['create', '-q', '-f', 'qcow2', layout.imageDisk(IMAGE), '1M']);
-  const image = { id: IMAGE, name: 'tiny', format: 'qcow2', bytes: 1, virtualBytes: 1024 * 1024, boot: {} };
+  await writeFile(join(layout.image(IMAGE), MEMBER.kernel), 'kernel');
+  const boot = { kernel: { sha256: IMAGE, bytes: 6 } };
+  const image = { id: IMAGE, name: 'tiny', format: 'qcow2', bytes: 1, virtualBytes: 1024 * 1024, boot };
   await writeFile(join(layout.image(IMAGE), 'image.json'), JSON.stringify(image));
   const spec = {
     ...{ name: 'late', imageId: IMAGE, memoryBytes: 64 * 1024 * 1024, vcpus: 1 },
@@ -174,6 +176,8 @@ test('the file of a save that is just ending QEMU is kept, for it is all that wi
   assert.equal(await saveFileState(one.snapshotOf(move)), 'complete');
   assert.deepEqual(await one.takeBack(move), { generation: 2, how: 'restored' });
   assert.equal(one.hypervisor.ramOf(one.instanceId), 'at the save');
+  const kernel = join(one.host.layout.generation(one.instanceId, 2), MEMBER.kernel);
+  assert.equal(await readFile(kernel, 'utf8'), 'kernel', 'what it boots from goes with it');
 });
 
 test('an instance is not taken for one that went on while the save is just ending its QEMU', async (context) => {
