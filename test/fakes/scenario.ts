@@ -35,7 +35,7 @@ interface Fault {
   call: Call;
   type: FailureType;
   left: number;
-  when: 'before' | 'after';
+  when: 'before' | 'after' | 'cancelled';
 }
 
 /** A failure as a host worker reports it: repeated or not by the table. */
@@ -88,7 +88,7 @@ export class Scenario {
   }
 
   /** The next `times` calls fail: before they do anything, or after they did all, as when the answer is lost. */
-  fail(call: Call, type: FailureType, options: { times?: number; when?: 'before' | 'after' } = {}): this {
+  fail(call: Call, type: FailureType, options: { times?: number; when?: Fault['when'] } = {}): this {
     this.#faults.push({ call, type, left: options.times ?? Infinity, when: options.when ?? 'before' });
     return this;
   }
@@ -135,6 +135,7 @@ export class Scenario {
       await Promise.race([held.open, context.cancelled]);
     } catch (reason) {
       held.cancel();
+      this.#fault(call, 'cancelled');
       throw reason;
     } finally {
       clearInterval(beat);

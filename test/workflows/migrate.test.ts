@@ -7,6 +7,7 @@ import {
   MOVE_STEPS,
   readdressUpdate,
   retryUpdate,
+  cancelUpdate,
   returnUpdate,
   searchAttributes,
   workflowId,
@@ -599,6 +600,17 @@ describe('migrate', { skip, concurrency: 4 }, () => {
         assert.equal((await move.progress()).phase, 'returned');
       });
     }
+
+    test('called off, it ends as such, whatever the step that was ended has to say', async () => {
+      const scenario = harness.pool.scenario().fail('alpha.saveInstance', 'LibvirtFailed', { when: 'cancelled' });
+      const held = scenario.hold('alpha.saveInstance');
+      const move = await harness.move(scenario);
+      await held.entered;
+      await move.handle.executeUpdate(cancelUpdate);
+      await held.cancelled;
+      assert.match((await move.failure())[0] ?? '', /^Cancelled: Instance .* runs on alpha again .*: The operator/);
+      assertReturned(scenario);
+    });
 
     test('returns a running move in the middle of the transfer', async () => {
       const scenario = harness.pool.scenario();

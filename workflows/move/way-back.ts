@@ -33,7 +33,8 @@ async function undo(move: Move, error: unknown): Promise<unknown> {
   const { operator, story, reserved, touched, kind, name, source } = move;
   // All that follows the point of no return is insisted on; a defect that comes here must not take anything back.
   if (operator.beyondReturn !== null) return error;
-  const asked = isCancellation(error) ? operator.calledOff : null;
+  // A step that is ended in the middle may answer with what it met there; the move ends as it was asked to all the same.
+  const asked = operator.calledOff;
   const end: End = { error, asked, reason: asked ? REASONS[asked] : reasonOf(error) };
   if (!reserved) {
     story.phase('failed');
