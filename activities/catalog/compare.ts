@@ -7,7 +7,7 @@
  */
 import type { HostId, InstanceId, MoveRef, PackageId } from '../../workflows/contract.ts';
 import { finding, type Finding, type HostReport, type InstanceReport, type Repair } from '../../workflows/findings.ts';
-import type { Survey, SurveyedInstance, SurveyedMove } from './survey.ts';
+import type { Survey, SurveyedInstance, SurveyedMove, SurveyedPackage } from './survey.ts';
 
 export interface Accounts {
   survey: Survey;
@@ -165,22 +165,20 @@ function strangers({ survey, reports }: Accounts, told: Map<InstanceId, Account[
 function packages({ survey, reports }: Accounts): Finding[] {
   const findings: Finding[] = [];
   for (const { id, instanceId, instanceName, generation, needed, places } of survey.packages) {
-    for (const { host, changed, damage, verifiedAt } of places) {
+    for (const place of places) {
+      const { host, changed } = place;
       const report = reports.find((one) => one.host === host);
       const owner = survey.instances.find((row) => row.id === instanceId);
       const lost = needed && owner?.host === host;
       const subject = { host, subject: `package ${id} of instance ${instanceName}`, instanceId, packageId: id };
-      const there = !report || report.packages.includes(id);
-      if (damage !== null && there) {
-        const others = places.flatMap((place) => (place.damage === null && place.host !== host ? [place.host] : []));
-        const about = {
-          ...subject,
-          found: `${damage.type}: ${damage.message} (${verifiedAt}); ${others.length > 0 ? `also on ${others.join(', ')}` : 'no other host has a whole copy'}`,
-          expected: lost ? 'every byte as it was sealed: the instance is saved in it' : 'every byte as it was sealed',
-        };
-        findings.push(finding(lost ? 'neededPackageDamaged' : 'packageDamaged', about));
+      if (!report || report.packages.includes(id)) {
+        if (place.damage === null) continue;
+        const found = `${place.damage.type}: ${place.damage.message} (${place.verifiedAt}); ${wholeElsewhere(places, host)}`;
+        const expected = `every byte as it was sealed${lost ? ': the instance is saved in it' : ''}`;
+        findings.push(finding(lost ? 'neededPackageDamaged' : 'packageDamaged', { ...subject, found, expected }));
+        continue;
       }
-      if (there || changed) continue;
+      if (changed) continue;
       const about = {
         ...subject,
         found: `the catalog says that ${host} keeps it, generation ${generation}, and it is not there`,
@@ -209,6 +207,11 @@ function packages({ survey, reports }: Accounts): Finding[] {
     }
   }
   return findings;
+}
+
+function wholeElsewhere(places: SurveyedPackage['places'], host: HostId): string {
+  const others = places.filter((place) => place.damage === null && place.host !== host).map((place) => place.host);
+  return others.length > 0 ? `also on ${others.join(', ')}` : 'no other host has a whole copy';
 }
 
 function images({ survey, reports }: Accounts): Finding[] {

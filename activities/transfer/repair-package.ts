@@ -6,7 +6,7 @@
  * folder keeps its name; whole files are never touched. An attempt that dies leaves more whole files than it found, and what
  * it had fetched of the next one; the next attempt looks at all of them and goes on.
  */
-import { rename, rm } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { InstanceId, PackageFacts, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../../workflows/failures.ts';
@@ -22,7 +22,7 @@ import {
   segmentsOf,
   type SegmentPlace,
 } from '../package/verify.ts';
-import { exists, makeDirectory, syncDirectory, writeDurable } from '../records/durable.ts';
+import { exists, makeDirectory, removeDurably, syncDirectory, writeDurable } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { withPackageLock } from '../records/lock.ts';
 import { verifyClaim } from '../trust/chain.ts';
@@ -81,7 +81,7 @@ async function repairIt(options: RepairPackage): Promise<PackageFacts | null> {
       }
       work.onProgress((done += expected.bytes), total);
     }
-    await rm(beside, { recursive: true, force: true });
+    await removeDurably(beside);
     return await packageFacts(folder, origin);
   } finally {
     client.close();
