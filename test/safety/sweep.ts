@@ -115,7 +115,7 @@ function assign(cells: readonly Cell[], guests: readonly Guest[]): { cell: Cell;
 }
 
 /** What a host could not be told while it was down is done soon after it is back: the last word counts. */
-async function settledVerdict(observer: Observer, instances: readonly string[]): Promise<Violation[]> {
+export async function settledVerdict(observer: Observer, instances: readonly string[]): Promise<Violation[]> {
   for (const deadline = performance.now() + SETTLE_SECONDS * 1000; ; await sleep(1000)) {
     const violations = await observer.judgeNow(instances);
     if (violations.length === 0 || performance.now() > deadline) return violations;
