@@ -13,17 +13,31 @@ export interface Failed {
   failure: Failure;
 }
 
+export interface Extent {
+  seed: number;
+  hosts: 2 | 3;
+  runs: number;
+  seconds: number;
+  /** Goes on behind its time until all of this was covered, but not for ever. */
+  until?: readonly string[];
+  atMostSeconds?: number;
+}
+
 /** Tries schedules until one fails, or there were this many, or the time is over. */
 export async function search(
   rig: Rig,
-  { seed, hosts, runs, seconds }: { seed: number; hosts: 2 | 3; runs: number; seconds: number },
+  { seed, hosts, runs, seconds, until = [], atMostSeconds = seconds }: Extent,
 ): Promise<{ summary: string; coverage: Coverage; failed: Failed | null }> {
   const coverage: Coverage = new Map();
   const begun = performance.now();
   let done = 0;
   let instructions = 0;
   let failed: Failed | null = null;
-  const over = (): boolean => failed !== null || done >= runs || performance.now() - begun > seconds * 1000;
+  const over = (): boolean => {
+    const passed = (performance.now() - begun) / 1000;
+    const seen = until.every((what) => coverage.has(what));
+    return failed !== null || done >= runs || passed > atMostSeconds || (passed > seconds && seen);
+  };
   for (let batch = 0; !over(); batch++) {
     for (const schedule of fc.sample(schedules(hosts), { seed: seed + batch, numRuns: BATCH })) {
       const failure = await carryOut(rig, schedule, coverage);
