@@ -72,7 +72,15 @@ function ownership(accounts: Accounts, instanceId: InstanceId, told: Account[]):
     const found = `it says that it owns generation ${generationOf(owner)}, and ${row.host} was seen to own ${row.generation}`;
     return [say('staleOwner', owner.host, { found, expected: 'the release by which it went on' })];
   }
+  // The package is told of by itself; that the instance is saved in it must not be forgotten with it.
+  if (isSavedIn(row, owner) && savedAs(accounts, owner) === null) return [];
   return [...downThoughSaved(say, accounts, owner), ...behind(say, accounts, row, owner)];
+}
+
+/** Do the catalog and the owner agree on the package that it is to be continued from? */
+function isSavedIn({ state, generation, packageId, openMove }: SurveyedInstance, owner: Account): boolean {
+  if (state !== 'saved' || openMove !== null || generation !== generationOf(owner)) return false;
+  return owner.stopped?.saved === true && owner.state !== 'running' && owner.stopped.packageId === packageId;
 }
 
 /** Its RAM lies in a folder of a move, and no package holds it. */

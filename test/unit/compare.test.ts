@@ -260,11 +260,7 @@ const ROWS: Row[] = [
       { instances: [row({ state: 'saved', packageId: 'package-1' })], packages: [listed({ needed: true })] },
       { alpha: { instances: [saved(1)] } },
     ),
-    [
-      ['down', 'alpha'],
-      ['catalogBehind', 'alpha', follow('alpha', 1)],
-      ['neededPackageMissing', 'alpha'],
-    ],
+    [['neededPackageMissing', 'alpha']],
   ],
   [
     'a package came or went while the hosts were asked',
@@ -418,8 +414,6 @@ const ROWS: Row[] = [
       { alpha: { instances: [saved(1)], findings: [folder('alpha')] } },
     ),
     [
-      ['down', 'alpha'],
-      ['catalogBehind', 'alpha', follow('alpha', 1)],
       ['moveFolderLeft', 'alpha'],
       ['neededPackageMissing', 'alpha'],
     ],
