@@ -166,7 +166,8 @@ await describe('moves in the catalog', { skip: await postgresMissing() }, () => 
         [ended['outcome'], ended['owner_id'], ended['phase'], ended['result']],
         ['moved', 'beta', null, result],
       );
-      const found = await control.findPackage({ packageId });
+      const { at, ...found } = await control.findPackage({ packageId });
+      assert.ok(Math.abs(Date.parse(at) - Date.now()) < 60_000, at);
       assert.deepEqual(
         { ...found, hosts: found.hosts.map(({ id }) => id) },
         {
@@ -176,6 +177,7 @@ await describe('moves in the catalog', { skip: await postgresMissing() }, () => 
           bytes: 40_000_000,
           sealedAt: sealed(packageId, instanceId, 'alpha').sealedAt,
           needed: false,
+          damaged: [],
           hosts: ['alpha', 'beta'],
         },
       );
