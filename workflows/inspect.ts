@@ -44,7 +44,7 @@ async function mended(findings: Finding[]): Promise<Finding[]> {
       done.push(
         ...(await executeChild<typeof repairWorkflow>('repair', {
           workflowId: workflowId.instance(instanceId),
-          args: [{ instanceId, left: own.filter(({ type }) => type === 'moveFolderLeft') }],
+          args: [{ instanceId, left: findings.filter((one) => isFolderOf(instanceId, one)) }],
           staticSummary: `Put right what differs about ${own[0]?.subject ?? instanceId}`.slice(0, 200),
         })),
       );
@@ -61,6 +61,10 @@ async function mended(findings: Finding[]): Promise<Finding[]> {
 
 const instanceOf = (repair: NonNullable<Finding['repair']>): InstanceId[] =>
   repair.kind === 'followOwner' ? [repair.instanceId] : repair.kind === 'clearUp' ? [repair.move.instanceId] : [];
+
+/** Also of a move that is open as yet: the first thing that is mended may be to tell its end. */
+const isFolderOf = (instanceId: InstanceId, { type, instanceId: about }: Finding): boolean =>
+  type === 'moveFolderLeft' && about === instanceId;
 
 /** The same thing, found twice. */
 const identity = ({ type, host, instanceId, moveId, path }: Finding): string =>

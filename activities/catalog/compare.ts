@@ -255,7 +255,10 @@ function withRepair(accounts: Accounts, told: Map<InstanceId, Account[]>, one: F
     ...{ moveId: move.id, instanceId: move.instanceId },
     subject: one.instanceId === undefined ? `${one.subject} of instance ${move.instanceName}` : one.subject,
   };
-  return { ...one, ...about, mend: repair ? 'settle' : null, ...(repair && { repair }) };
+  // What was right to do when it was found before may not be now.
+  const found: Finding = { ...one };
+  delete found.repair;
+  return { ...found, ...about, mend: repair ? 'settle' : null, ...(repair && { repair }) };
 }
 
 /** The move that left this. */
