@@ -84,8 +84,9 @@ export class Sweep {
       `${fault.name}: ${wave.map(({ cell, guest }) => `${guest.name} ${cell.role} ${cell.point.name}`).join(', ')}`,
     );
     await Promise.all(wave.map(({ guest }) => this.#observer.checkpoint(guest.id)));
-    if (fault.disturbs) this.#observer.disturbance({ kind: fault.disturbs, host: STRUCK, note: fault.name });
-    const outcomes = await runWave(this.#fleet, fault, wave);
+    const outcomes = await runWave(this.#fleet, fault, wave, () => {
+      if (fault.disturbs) this.#observer.disturbance({ kind: fault.disturbs, host: STRUCK, note: fault.name });
+    });
     for (const { end, guest } of outcomes) if (end === 'no end') this.#busy.add(guest);
     await this.#fleet.locate();
     const problems = await backInService(this.#fleet);

@@ -67,9 +67,11 @@ export async function runWave(
   fleet: Fleet,
   fault: Fault,
   cells: readonly { cell: Cell; guest: Guest }[],
+  aboutToStrike: () => void,
 ): Promise<Outcome[]> {
   const cases = await Promise.all(cells.map(({ cell, guest }) => begin(fleet, cell, guest)));
   const problems = await Promise.all(cases.map(({ arrived }) => arrived));
+  aboutToStrike();
   const struckAt = performance.now();
   const onStruckHost = cases.filter(({ where }) => where === STRUCK);
   const again: Held[] = [];
