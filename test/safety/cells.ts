@@ -30,14 +30,16 @@ const CHOSEN = [
 /** With as many faults of hosts as this, each strikes another part of the points and together they strike all. */
 const TURNS = 4;
 
-/** One wave of each chosen fault: a host is struck at points of its own steps, what all share at points of any. */
+/** One wave of each chosen fault: a host is struck at points of its own steps, what all share at half as many of any. */
 export function chosenCells(): Cell[] {
   return CHOSEN.flatMap((name, turn) => {
-    const byTurns = (role: Role): Cell[] =>
-      allCells()
+    const byTurns = (role: Role): Cell[] => {
+      const every = role === 'shared' ? 2 * TURNS : TURNS;
+      return allCells()
         .filter((cell) => cell.fault.name === name && cell.role === role)
         .filter(({ point }) => role === 'shared' || point.place === role)
-        .filter((_, index) => index % TURNS === turn % TURNS);
+        .filter((_, index) => index % every === turn % every);
+    };
     const cells = (['source', 'destination', 'shared'] as const).map(byTurns);
     if (cells.every((some) => some.length === 0)) throw new Error(`there is no fault ${name}`);
     return cells.flat();
