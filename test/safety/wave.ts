@@ -85,10 +85,15 @@ export async function runWave(
     givenUp: () => givenUp(onStruckHost),
     anotherAttempt: async () => {
       // Asked for now, so that it cannot have been the first attempt that came here.
-      for (const { cell, guest } of onStruckHost) {
-        again.push(await fleet.hold(STRUCK, `${cell.point.activity}.before`, guest.id));
-      }
-      await until(() => again.every((held) => held.reached()), AGAIN_SECONDS, 'the next attempt did not begin');
+      const next = onStruckHost.map(async (one) => {
+        const { cell, guest } = one;
+        const held = await fleet.hold(STRUCK, `${cell.point.activity}.before`, guest.id);
+        again.push(held);
+        // A step at which nothing is at stake is not tried for long: then there is no next attempt.
+        const begun = async (): Promise<boolean> => held.reached() || !(await isPending(one));
+        await until(begun, AGAIN_SECONDS, `no next attempt of ${cell.point.activity} of ${guest.name} begins`);
+      });
+      await Promise.all(next);
     },
   });
   const failed = await strike.then(
@@ -143,6 +148,11 @@ async function begin(fleet: Fleet, cell: Cell, guest: Guest): Promise<Case> {
     (error: unknown) => explain(error).message,
   );
   return { cell, guest, destination, where, running, held, arrived };
+}
+
+/** Is Temporal still to get an answer from the activity of the point? */
+async function isPending({ running, cell }: Case): Promise<boolean> {
+  return (await running.snapshot()).activities.some(({ type }) => type === cell.point.activity);
 }
 
 async function givenUp(cases: readonly Case[]): Promise<void> {
