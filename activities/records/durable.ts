@@ -76,11 +76,13 @@ export async function makeDirectory(path: string, options: WriteOptions = {}): P
   await syncDirectory(dirname(path));
 }
 
-/** Removes a file or folder, so that no power loss brings it back. Idempotent. */
+/**
+ * Removes a file or folder, so that no power loss brings it back. Idempotent: the names are synced also if it is gone, for
+ * whoever removed it may have died before he did that.
+ */
 export async function removeDurably(path: string): Promise<void> {
-  if (!(await exists(path))) return;
-  await rm(path, { recursive: true, force: true });
-  await syncDirectory(dirname(path));
+  if (await exists(path)) await rm(path, { recursive: true, force: true });
+  if (await exists(dirname(path))) await syncDirectory(dirname(path));
 }
 
 async function writeTemporary(path: string, data: string | Uint8Array, options: WriteOptions): Promise<string> {
