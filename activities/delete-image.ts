@@ -6,14 +6,15 @@
  * ends what was begun. The look at the disks comes again after the name is gone, for one may have been made in between: it
  * then gets its base back. Whoever makes a disk later finds no image.
  */
-import { readdir, rename } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { HostActivities, ImageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { backingChain } from './disk/backing-chain.ts';
 import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
-import { exists, removeDurably, syncDirectory } from './records/durable.ts';
+import { condemn, condemned, reprieve } from './records/condemned.ts';
+import { exists, removeDurably } from './records/durable.ts';
 
 export function createDeleteImage(host: HostContext): HostActivities['deleteImage'] {
   return async ({ imageId }) => {
@@ -21,15 +22,11 @@ export function createDeleteImage(host: HostContext): HostActivities['deleteImag
     if (await exists(layout.image(imageId))) {
       await requireUnused(host, imageId);
       // The record goes first, in one step with the name: a half-removed image must not be taken for a whole one.
-      await removeDurably(condemned(host, imageId));
-      await rename(layout.image(imageId), condemned(host, imageId));
-      await syncDirectory(layout.images);
+      await condemn(layout.image(imageId));
     }
     await endImageDeletion(host, imageId);
   };
 }
-
-const condemned = (host: HostContext, imageId: ImageId): string => join(host.layout.images, `.deleting-${imageId}`);
 
 /**
  * Removes the files of an image whose name is gone already; no error if there are none.
@@ -37,19 +34,15 @@ const condemned = (host: HostContext, imageId: ImageId): string => join(host.lay
  * @throws InUse, with the image in its place again, if a disk has come to stand on it
  */
 export async function endImageDeletion(host: HostContext, imageId: ImageId): Promise<void> {
-  const folder = condemned(host, imageId);
-  if (!(await exists(folder))) return;
+  const image = host.layout.image(imageId);
+  if (!(await exists(condemned(image)))) return;
   try {
     await requireUnused(host, imageId);
   } catch (error) {
-    // Unless it was added anew meanwhile.
-    if (!(await exists(host.layout.image(imageId)))) {
-      await rename(folder, host.layout.image(imageId));
-      await syncDirectory(host.layout.images);
-    }
+    await reprieve(image);
     throw error;
   }
-  await removeDurably(folder);
+  await removeDurably(condemned(image));
 }
 
 /** @throws InUse */

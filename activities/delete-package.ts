@@ -6,12 +6,13 @@
  * ends what was begun. The look at the instances comes again after the name is gone, for one may have been saved or taken
  * over in between: it then gets its package back.
  */
-import { readdir, rename, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
-import { exists, removeDurably, syncDirectory } from './records/durable.ts';
+import { condemn, condemned, reprieve } from './records/condemned.ts';
+import { exists, removeDurably } from './records/durable.ts';
 import { withPackageLock } from './records/lock.ts';
 import { hasRun } from './resume-instance.ts';
 import { readSaveRecord } from './save-record.ts';
@@ -24,16 +25,11 @@ async function deletePackage(host: HostContext, packageId: PackageId): Promise<{
   const { layout } = host;
   if (await exists(layout.package(packageId))) {
     await requireUnneeded(host, packageId);
-    // The name goes first, whole: a half-removed package must not be taken for a sealed one.
-    await removeDurably(condemned(host, packageId));
-    await rename(layout.package(packageId), condemned(host, packageId));
-    await syncDirectory(layout.packages);
+    // A half-removed package must not be taken for a sealed one.
+    await condemn(layout.package(packageId));
   }
   return endPackageDeletion(host, packageId);
 }
-
-const condemned = ({ layout }: HostContext, packageId: PackageId): string =>
-  join(layout.packages, `.deleting-${packageId}`);
 
 /**
  * Removes the files of a package whose name is gone already; no error if there are none.
@@ -41,16 +37,13 @@ const condemned = ({ layout }: HostContext, packageId: PackageId): string =>
  * @throws InUse, with the package in its place again, if an instance has come to need it
  */
 export async function endPackageDeletion(host: HostContext, packageId: PackageId): Promise<{ bytes: number }> {
-  const folder = condemned(host, packageId);
+  const sealed = host.layout.package(packageId);
+  const folder = condemned(sealed);
   if (!(await exists(folder))) return { bytes: 0 };
   try {
     await requireUnneeded(host, packageId);
   } catch (error) {
-    // Unless it was fetched anew meanwhile.
-    if (!(await exists(host.layout.package(packageId)))) {
-      await rename(folder, host.layout.package(packageId));
-      await syncDirectory(host.layout.packages);
-    }
+    await reprieve(sealed);
     throw error;
   }
   let bytes = 0;

@@ -8,8 +8,7 @@
  * what is left is found again.
  */
 import { readdir } from 'node:fs/promises';
-import { basename, dirname } from 'node:path';
-import type { HostActivities, ImageId, InstanceId } from '../workflows/contract.ts';
+import type { HostActivities, ImageId, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../workflows/failures.ts';
 import { finding, type Finding, type HostReport, type InstanceReport, type Mend } from '../workflows/findings.ts';
 import { endImageDeletion } from './delete-image.ts';
@@ -129,7 +128,7 @@ const UNREADABLE: readonly FailureType[] = ['Internal', 'SignatureInvalid', 'Cha
 
 type Act = (
   host: HostContext,
-  found: { instanceId: InstanceId; path: string; imageId: ImageId | undefined },
+  found: { instanceId: InstanceId; path: string; imageId: ImageId | undefined; packageId: PackageId | undefined },
 ) => Promise<unknown>;
 
 /** What a host mends by itself. The others need to know that no move is open, which no host can. */
@@ -140,10 +139,9 @@ const ACTS: Partial<Record<Mend, Act>> = {
   expel: (host, { instanceId }) => host.network.expel(instanceId),
   // To read is to write what is missing.
   completeTakeBack: (host, { instanceId }) => host.ledger.owned(instanceId),
-  remove: async (host, { path, imageId }) => {
+  remove: async (host, { path, imageId, packageId }) => {
     if (imageId !== undefined) return endImageDeletion(host, imageId);
-    const packageId = /^\.deleting-(.+)$/.exec(basename(path))?.[1];
-    if (packageId !== undefined && dirname(path) === host.layout.packages) return endPackageDeletion(host, packageId);
+    if (packageId !== undefined) return endPackageDeletion(host, packageId);
     await removeDurably(path);
   },
 };
@@ -154,8 +152,8 @@ async function mended(host: HostContext, findings: Finding[], mend: boolean): Pr
     const act = one.mend && ACTS[one.mend];
     if (!act) continue;
     try {
-      const { instanceId = '', path = '', imageId } = one;
-      await act(host, { instanceId, path, imageId });
+      const { instanceId = '', path = '', imageId, packageId } = one;
+      await act(host, { instanceId, path, imageId, packageId });
       one.mended = true;
     } catch (error) {
       one.mended = false;

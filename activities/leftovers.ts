@@ -7,6 +7,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { finding, type Finding } from '../workflows/findings.ts';
 import type { HostContext } from './host-context.ts';
+import { CONDEMNED } from './records/condemned.ts';
 import { isOrphan } from './records/durable.ts';
 import { moveId } from './trust/statements.ts';
 
@@ -41,12 +42,13 @@ async function unfinishedFiles(host: HostContext, alone: boolean): Promise<Findi
           expected: 'nothing of it',
         }),
       );
-    } else if (name.startsWith('.deleting-') && (alone || (await unchangedFor(path, DELETION_MS)))) {
-      const imageId = folder === host.layout.images ? name.slice('.deleting-'.length) : undefined;
+    } else if (name.startsWith(CONDEMNED) && (alone || (await unchangedFor(path, DELETION_MS)))) {
+      const id = name.slice(CONDEMNED.length);
       findings.push(
         finding('halfWritten', {
           ...about,
-          ...(imageId !== undefined && { imageId }),
+          ...(folder === host.layout.images && { imageId: id }),
+          ...(folder === host.layout.packages && { packageId: id }),
           found: 'its deletion stopped half way',
           expected: 'nothing of it',
         }),

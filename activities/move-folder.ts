@@ -3,12 +3,13 @@
  * only what is known to be that instance's, and an orchestrator may mix up its moves: without this, a step of one
  * instance could work on what another was saved in, or clear it away.
  */
-import { readdir, rename } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import type { MoveRef } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
-import { createRecord, exists, makeDirectory, readJson, removeDurably, syncDirectory } from './records/durable.ts';
+import { condemn, condemned } from './records/condemned.ts';
+import { createRecord, exists, makeDirectory, readJson, removeDurably } from './records/durable.ts';
 import type { Layout } from './records/layout.ts';
 
 const Whose = z.strictObject({ instanceId: z.string(), packageId: z.string() });
@@ -70,18 +71,14 @@ export async function isFolderOf(folder: string, { instanceId, packageId }: Whos
 
 /** Removes the folder of a move, if it is of this instance. One of nobody is removed if its claim was never finished. */
 export async function removeFolder(folder: string, instanceId: string): Promise<void> {
-  // What was left of it by an attempt that died here.
-  const condemned = join(dirname(folder), `.deleting-${basename(folder)}`);
   if (await exists(folder)) {
     const whose = await readJson(join(folder, NAME), Whose);
     const ours = whose ? whose.instanceId === instanceId : (await readdir(folder)).every(isTemporary);
     if (!ours) return;
-    await removeDurably(condemned);
-    // The name goes first, whole: half of its members must not be taken for all of them.
-    await rename(folder, condemned);
-    await syncDirectory(dirname(folder));
+    // Half of its members must not be taken for all of them.
+    await condemn(folder);
   }
-  await removeDurably(condemned);
+  await removeDurably(condemned(folder));
 }
 
 const isTemporary = (name: string): boolean => name.startsWith('.tmp-');

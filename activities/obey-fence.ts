@@ -62,6 +62,7 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
   if (!newer) await removeGenerations(folder);
   await network.expel(instanceId);
   await removeFolder(layout.stage(move.moveId), instanceId);
+  // That the package is the instance's is what the fence says.
   await removeIncoming(host, packageId);
   await removeFolder(layout.move(move.moveId), instanceId);
   const found = running
