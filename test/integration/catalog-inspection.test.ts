@@ -1,56 +1,33 @@
 /** The hosts' accounts against a real catalog: what it is asked, what is explained by what runs, how it follows the owner. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { workflowId, type ControlActivities, type HostId, type InstanceId } from '../../workflows/contract.ts';
 import { finding, type HostReport, type InstanceReport } from '../../workflows/findings.ts';
 import {
   addInstance,
-  addPool,
+  catalogForEachTest,
   imageOf,
   openMove,
   saveInstance,
   sealed,
   spawnInput,
-  startCatalogs,
 } from '../support/catalog.ts';
 import type { TestCatalog } from '../support/catalog.ts';
+import { instanceReport } from '../support/instance-report.ts';
 import { postgresMissing } from '../support/postgres.ts';
-import type { TestPostgres } from '../support/postgres.ts';
 import { refused } from '../support/refusals.ts';
 
 await describe('an inspection in the catalog', { skip: await postgresMissing() }, () => {
-  let server: TestPostgres;
-  let open: () => Promise<TestCatalog>;
   let catalog: TestCatalog;
   let control: ControlActivities;
+  catalogForEachTest(['alpha', 'beta'], (fresh) => {
+    catalog = fresh;
+    control = fresh.activities;
+  });
 
-  before(async () => {
-    ({ server, open } = await startCatalogs());
-  });
-  after(() => server.stop());
-  beforeEach(async () => {
-    catalog = await open();
-    control = catalog.activities;
-    await addPool(catalog, 'alpha', 'beta');
-  });
-  afterEach(() => catalog.close());
-
-  const account = (instanceId: InstanceId, rest: Partial<InstanceReport>): InstanceReport => ({
-    ...{
-      instanceId,
-      name: 'web',
-      state: null,
-      owned: null,
-      decided: null,
-      stopped: null,
-      hasRun: false,
-      reserved: null,
-    },
-    ...rest,
-  });
   const runs = (instanceId: InstanceId, generation: number): InstanceReport =>
-    account(instanceId, { state: 'running', owned: { generation, by: 'release' } });
+    instanceReport(instanceId, { state: 'running', owned: { generation, by: 'release' } });
   const report = (host: HostId, rest: Partial<HostReport>): HostReport => ({
     ...{ host, instances: [], busy: [], others: [], packages: [], findings: [] },
     images: host === 'alpha' ? [imageOf('1').id] : [],
@@ -88,7 +65,10 @@ await describe('an inspection in the catalog', { skip: await postgresMissing() }
     const stopped = { moveId: 'm', packageId, saved: true };
     assert.deepEqual(
       await compared({
-        instances: [runs(id, 1), account(saved, { state: 'shut off', owned: { generation: 1, by: 'spawn' }, stopped })],
+        instances: [
+          runs(id, 1),
+          instanceReport(saved, { state: 'shut off', owned: { generation: 1, by: 'spawn' }, stopped }),
+        ],
         packages: [packageId],
       }),
       [],
@@ -98,7 +78,7 @@ await describe('an inspection in the catalog', { skip: await postgresMissing() }
   test('a move under way explains what differs, until its workflow is gone', async () => {
     const id = await addInstance(catalog, 'web', 'alpha');
     const { moveId } = await openMove(catalog, id, 'beta');
-    const gave = account(id, { decided: { generation: 1, kind: 'release', to: 'beta' } });
+    const gave = instanceReport(id, { decided: { generation: 1, kind: 'release', to: 'beta' } });
     const folder = finding('moveFolderLeft', {
       ...{ host: 'alpha', subject: 'folder', path: 'moves/x', found: 'this', expected: 'that', moveId, mend: null },
     });

@@ -1,37 +1,26 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { beforeEach, describe, test } from 'node:test';
 import type { ControlActivities, HostId, InstanceId } from '../../workflows/contract.ts';
 import {
   addInstance,
-  addPool,
+  catalogForEachTest,
   imageOf,
   openMove,
   saveInstance,
   sealed,
   spawnInput,
-  startCatalogs,
 } from '../support/catalog.ts';
 import type { TestCatalog } from '../support/catalog.ts';
 import { postgresMissing } from '../support/postgres.ts';
-import type { TestPostgres } from '../support/postgres.ts';
 
 await describe('moves in the catalog', { skip: await postgresMissing() }, () => {
-  let server: TestPostgres;
-  let open: () => Promise<TestCatalog>;
   let catalog: TestCatalog;
   let control: ControlActivities;
-
-  before(async () => {
-    ({ server, open } = await startCatalogs());
+  catalogForEachTest(['alpha', 'beta', 'gamma'], (fresh) => {
+    catalog = fresh;
+    control = fresh.activities;
   });
-  after(() => server.stop());
-  beforeEach(async () => {
-    catalog = await open();
-    control = catalog.activities;
-    await addPool(catalog, 'alpha', 'beta', 'gamma');
-  });
-  afterEach(() => catalog.close());
 
   const stateOf = async (instanceId: InstanceId): Promise<[string, HostId, number]> => {
     const { instance } = await control.findInstance({ instanceId });

@@ -1,5 +1,6 @@
 /** A small pool in the catalog, written by the control worker's own activities, for tests that read or break it. */
 import { createHash, randomUUID } from 'node:crypto';
+import { after, afterEach, before, beforeEach } from 'node:test';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { generateKey } from 'openpgp';
@@ -76,6 +77,23 @@ export async function startCatalogs(): Promise<{ server: TestPostgres; open: () 
   const template = await server.createDatabase();
   await migrateCatalog(server.url(template));
   return { server, open: async () => openCatalog(server.url(await server.createDatabase(template))) };
+}
+
+/** Each test of the suite has a catalog of its own, with these hosts; `use` is given it before the test. */
+export function catalogForEachTest(hosts: readonly HostId[], use: (catalog: TestCatalog) => void): void {
+  let server: TestPostgres;
+  let open: () => Promise<TestCatalog>;
+  let catalog: TestCatalog;
+  before(async () => {
+    ({ server, open } = await startCatalogs());
+  });
+  after(() => server.stop());
+  beforeEach(async () => {
+    catalog = await open();
+    await addPool(catalog, ...hosts);
+    use(catalog);
+  });
+  afterEach(() => catalog.close());
 }
 
 export function openCatalog(url: string): TestCatalog {

@@ -12,6 +12,7 @@ import {
   type InstanceReport,
   type Repair,
 } from '../../workflows/findings.ts';
+import { instanceReport } from '../support/instance-report.ts';
 
 const ID = '5d1f0000-0000-4000-8000-000000000001';
 const OTHER = '5d1f0000-0000-4000-8000-000000000002';
@@ -50,18 +51,7 @@ const survey = (rest: Partial<Survey> = {}): Survey => ({
 
 // ---- What a host says ----
 
-const nothing: InstanceReport = {
-  ...{
-    instanceId: ID,
-    name: 'web',
-    state: null,
-    owned: null,
-    decided: null,
-    stopped: null,
-    hasRun: false,
-    reserved: null,
-  },
-};
+const nothing = instanceReport(ID);
 const runs = (generation: number, rest: Partial<InstanceReport> = {}): InstanceReport => ({
   ...{ ...nothing, state: 'running', owned: { generation, by: 'spawn' } },
   ...rest,

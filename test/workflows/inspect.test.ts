@@ -4,6 +4,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { workflowId, type InspectInput, type Inspected } from '../../workflows/contract.ts';
 import { finding, type Finding, type InstanceReport, type Repair } from '../../workflows/findings.ts';
 import type { Scenario } from '../fakes/scenario.ts';
+import { instanceReport } from '../support/instance-report.ts';
 import { temporalMissing } from '../support/temporal.ts';
 import { failureOf, Harness } from './harness.ts';
 
@@ -25,19 +26,8 @@ describe('looking at the whole pool', { skip }, () => {
   });
 
   const inspect = (input: InspectInput = { mend: false }): Promise<Inspected> => harness.run('inspect', input);
-  const account = ({ instanceId }: Scenario, rest: Partial<InstanceReport>): InstanceReport => ({
-    ...{
-      instanceId,
-      name: 'web',
-      state: null,
-      owned: null,
-      decided: null,
-      stopped: null,
-      hasRun: false,
-      reserved: null,
-    },
-    ...rest,
-  });
+  const account = ({ instanceId }: Scenario, rest: Partial<InstanceReport>): InstanceReport =>
+    instanceReport(instanceId, rest);
   const found = (scenario: Scenario, repair: Repair, rest: Partial<Finding> = {}): Finding =>
     finding('catalogBehind', {
       ...{ host: 'alpha', subject: 'web', instanceId: scenario.instanceId, found: 'this', expected: 'that', repair },
