@@ -4,10 +4,10 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import type { Running } from '../../client/api.ts';
 import { explain } from '../../client/failure.ts';
+import { until as poll } from '../../infra/testbed/processes.ts';
 import type { MoveProgress, MoveResult } from '../../workflows/contract.ts';
 import { Fleet, type Guest, type Held } from '../safety/fleet.ts';
 import { Observer } from '../safety/observe/observer.ts';
@@ -45,10 +45,11 @@ describe('a move is called off', { skip: cannotRun }, () => {
   const places: Record<Place, string> = { source: 'alpha', destination: 'beta', control: 'control' };
   const hold = (guest: Guest, { place, name }: Pick<Point, 'place' | 'name'>): Promise<Held> =>
     fleet.hold(places[place], name, guest.id);
-  const until = async (what: string, condition: () => boolean | Promise<boolean>, seconds = REACH_SECONDS) => {
-    for (const deadline = Date.now() + seconds * 1000; !(await condition()); await sleep(50))
-      assert.ok(Date.now() < deadline, `${what} did not come about within ${seconds} s`);
-  };
+  const until = (
+    what: string,
+    condition: () => boolean | Promise<boolean>,
+    seconds = REACH_SECONDS,
+  ): Promise<boolean> => poll(condition, seconds * 1000, () => `${what} did not come about within ${seconds} s`);
   const progressOf = async (running: Running<unknown>): Promise<MoveProgress | null> =>
     (await running.snapshot()).progress;
   /** How it ended. */

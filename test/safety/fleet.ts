@@ -26,6 +26,12 @@ export class Fleet {
   readonly testbed: Testbed;
   readonly guests: Guest[] = [];
   #api: Api;
+  readonly #leave = (signal: NodeJS.Signals): void => {
+    console.log(`${signal}: taking the testbed down`);
+    this.down()
+      .catch(console.error)
+      .finally(() => process.exit(130));
+  };
 
   private constructor(testbed: Testbed, api: Api) {
     this.testbed = testbed;
@@ -41,13 +47,6 @@ export class Fleet {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, fleet.#leave);
     return fleet;
   }
-
-  readonly #leave = (signal: NodeJS.Signals): void => {
-    console.log(`${signal}: taking the testbed down`);
-    this.down()
-      .catch(console.error)
-      .finally(() => process.exit(130));
-  };
 
   async down(): Promise<void> {
     await this.#api.close();
