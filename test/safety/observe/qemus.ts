@@ -1,30 +1,15 @@
 /**
  * The QEMU processes of all hosts, by /proc alone: when each began and ended, and when its vCPUs ran.
- *
- * A vCPU's thread that uses CPU time runs. Measured under TCG on two cores with twenty processes waiting for them:
- *
- *   suspended             0, for minutes; also while libvirtd is restarted or asks for states, registers, block devices
- *   frozen by SIGSTOP     0; 0.07 ms at the signal
- *   saved while suspended up to 0.24 ms within 40 ms, when RAM is on the disk
- *   restored, paused      1.0 ms when the thread is made, 0.6 ms when its state is loaded; up to 1.6 ms in all
- *   paused, told to quit  nothing, or 3.7 to 4.2 ms
- *   running, guest idle   3 ms in every 100; longest pause 140 ms
- *   just resumed          all the time there is, for seconds
  */
 import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { QemuLife, Run, Time } from '../history.ts';
+import type { QemuLife, Time } from '../history.ts';
 import { now, ticksAt } from './clock.ts';
 import type { Hosts } from './hosts.ts';
+import { VcpuRuns } from './runs.ts';
 
-/** Nanoseconds within one look that are more than a paused vCPU uses. */
-const RAN_NS = 400_000;
-/** A vCPU that never ran has used less from its first instant to its last; half again as much as was seen. */
-const NEVER_RAN_NS = 9_000_000;
-/** Longer than an idle guest rests, shorter than anything that could happen elsewhere between two runs. */
-const SAME_RUN_MS = 500;
-/** Time that a running thread has used is booked at the kernel's next tick. */
-const BOOKED_MS = 10;
+/** The CPU time that an idle guest uses meanwhile proves that it runs. */
+const SETTLED_MS = 500;
 /** How often a new process is looked at: between its fork and its exec it is not yet QEMU. */
 const GLANCES = 50;
 
@@ -34,11 +19,8 @@ interface Watched {
   vcpus: number[];
   /** How many it will have. */
   expected: number;
-  /** Nanoseconds. */
-  used: number;
+  ran: VcpuRuns;
   lookedAt: Time;
-  /** The last look that saw it use no CPU time, as long as it has not run. */
-  calmAt: Time;
 }
 
 export class QemuObserver {
@@ -66,7 +48,7 @@ export class QemuObserver {
       const before = now();
       try {
         if (watched.vcpus.length === 0) this.#openThreads(watched);
-        if (watched.vcpus.length > 0) this.#read(watched, before);
+        if (watched.vcpus.length > 0) this.#read(watched);
         watched.lookedAt = before;
       } catch {
         this.#ended(watched);
@@ -116,7 +98,7 @@ export class QemuObserver {
     this.discover();
     this.survey();
     this.look();
-    await sleep(SAME_RUN_MS);
+    await sleep(SETTLED_MS);
     this.look();
   }
 
@@ -149,7 +131,8 @@ export class QemuObserver {
     };
     const expected = Number(/^\d+/.exec(valueOf('-smp'))?.[0] ?? 1);
     this.lives.push(life);
-    this.#living.set(pid, { life, vcpus: [], expected, used: 0, lookedAt: began.after, calmAt: began.after });
+    const ran = new VcpuRuns(life.runs, expected);
+    this.#living.set(pid, { life, vcpus: [], expected, ran, lookedAt: began.after });
   }
 
   /** They have their names by `debug-threads=on`, which libvirt always asks for. Throws once the process is gone. */
@@ -164,25 +147,13 @@ export class QemuObserver {
     for (const thread of threads) watched.vcpus.push(openSync(`${folder}/${thread}/schedstat`, 'r'));
   }
 
-  #read(watched: Watched, before: Time): void {
+  #read(watched: Watched): void {
     let used = 0;
     for (const fd of watched.vcpus) {
       const bytes = readSync(fd, this.#buffer, 0, this.#buffer.length, 0);
       used += Number(this.#buffer.toString('latin1', 0, Math.min(bytes, this.#buffer.indexOf(32))));
     }
-    const grown = used - watched.used;
-    watched.used = used;
-    const { runs } = watched.life;
-    const current = runs.at(-1);
-    if (!current) {
-      if (used >= NEVER_RAN_NS * watched.vcpus.length) runs.push(runOf(watched.calmAt, now()));
-      else if (grown === 0) watched.calmAt = before;
-      return;
-    }
-    if (grown < RAN_NS) return;
-    const run = runOf(watched.lookedAt, now());
-    if (run.after - current.by > SAME_RUN_MS) runs.push(run);
-    else Object.assign(current, { last: run.last, by: run.by });
+    watched.ran.look(used, watched.lookedAt, now());
   }
 
   #ended({ life, vcpus, lookedAt }: Watched): void {
@@ -191,14 +162,6 @@ export class QemuObserver {
     this.#living.delete(life.pid);
   }
 }
-
-/** It ran at some instant between two looks. */
-const runOf = (lastLook: Time, thisLook: Time): Run => ({
-  after: lastLook - BOOKED_MS,
-  first: thisLook,
-  last: lastLook - BOOKED_MS,
-  by: thisLook,
-});
 
 /** Program and arguments of a QEMU that runs a domain; null for anything else. libvirt also starts some to ask what they can. */
 function qemuCommandLine(pid: number): string[] | null {
