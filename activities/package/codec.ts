@@ -2,13 +2,19 @@
 import { promisify } from 'node:util';
 import { constants, zstdCompress, zstdDecompress, type ZstdOptions } from 'node:zlib';
 import { VmferryError } from '../../workflows/failures.ts';
-import { MAX_SEALED_BYTES, SEGMENT_BYTES, type Encoding } from './format.ts';
+import { SEGMENT_BYTES, type Encoding } from './format.ts';
 
 const compress = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
 const decompress = promisify<Uint8Array, ZstdOptions, Buffer>(zstdDecompress);
 
 /** A frame whose window exceeds one piece was not written by this format; a decoder must not allocate for it. */
 const MAX_WINDOW_LOG = Math.log2(SEGMENT_BYTES);
+
+/**
+ * Most pieces of RAM shrink to a few of these. One for the whole piece would be allocated for each, however little of it
+ * is used, and V8 collects garbage by what is allocated.
+ */
+const COMPRESSED_CHUNK_BYTES = 1024 * 1024;
 
 /**
  * @param level of zstd, 1 to 19
@@ -19,7 +25,7 @@ export async function encodePiece(piece: Uint8Array, encoding: Encoding, level: 
   return compress(piece, {
     params: { [constants.ZSTD_c_compressionLevel]: level },
     pledgedSrcSize: piece.length,
-    chunkSize: MAX_SEALED_BYTES,
+    chunkSize: COMPRESSED_CHUNK_BYTES,
   });
 }
 

@@ -95,7 +95,9 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
         }
         const part = `${file}.part`;
         if (await exists(part)) advance((await stat(part)).size);
-        wireBytes += await fetchSegment({ client, origin, place, expected, part, work, advance });
+        // Not `wireBytes += await …`: that reads the sum before the others have added to it.
+        const received = await fetchSegment({ client, origin, place, expected, part, work, advance });
+        wireBytes += received;
         await rename(part, file);
       }
     };

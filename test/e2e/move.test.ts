@@ -30,6 +30,7 @@ describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
 
     assert.equal(result.source, 'alpha');
     assert.equal(result.destination, 'beta');
+    assert.equal(result.wireBytes, result.packageBytes, 'every byte crossed the wire once');
     assert.equal(after.token, before.token, 'the token lives in RAM only');
     assert.equal(after.bootId, before.bootId);
     assert.ok(after.counter > before.counter, 'the guest runs');
