@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import type { HostActivities, InstanceId, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
+import { stagedBy } from './move-folder.ts';
 import { condemn, condemned, reprieve } from './records/condemned.ts';
 import { exists, removeDurably } from './records/durable.ts';
 import { withPackageLock } from './records/lock.ts';
@@ -56,6 +57,11 @@ export async function endPackageDeletion(host: HostContext, packageId: PackageId
 
 /** @throws InUse */
 async function requireUnneeded(host: HostContext, packageId: PackageId): Promise<void> {
+  // Released to this host or not: should it lose its power, it opens the package once more.
+  const moveId = await stagedBy(host.layout, packageId);
+  if (moveId !== null) {
+    throw new VmferryError('InUse', `move ${moveId} may have to open package ${packageId} again on host ${host.name}`);
+  }
   for (const instanceId of await readdir(host.layout.instances)) {
     if (!(await isNeededFor(host, packageId, instanceId))) continue;
     throw new VmferryError(

@@ -6,9 +6,9 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { MoveRef } from '../workflows/contract.ts';
+import type { MoveId, MoveRef, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
-import { condemn, condemned } from './records/condemned.ts';
+import { condemn, CONDEMNED, condemned } from './records/condemned.ts';
 import { createRecord, exists, makeDirectory, readJson, removeDurably } from './records/durable.ts';
 import type { Layout } from './records/layout.ts';
 
@@ -67,6 +67,16 @@ export async function requireOpened(folder: string, whose: Whose): Promise<void>
 export async function isFolderOf(folder: string, { instanceId, packageId }: Whose): Promise<boolean> {
   const whose = await readJson(join(folder, NAME), Whose);
   return whose?.instanceId === instanceId && whose.packageId === packageId;
+}
+
+/** The move that has opened a package here, or is about to, and has not come to an end; null if there is none. */
+export async function stagedBy(layout: Layout, packageId: PackageId): Promise<MoveId | null> {
+  for (const moveId of (await exists(layout.staging)) ? await readdir(layout.staging) : []) {
+    if (moveId.startsWith(CONDEMNED)) continue;
+    const whose = await readJson(join(layout.stage(moveId), NAME), Whose);
+    if (whose?.packageId === packageId) return moveId;
+  }
+  return null;
 }
 
 /** Removes the folder of a move, if it is of this instance. One of nobody is removed if its claim was never finished. */

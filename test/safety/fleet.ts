@@ -98,10 +98,18 @@ export class Fleet {
     }
   }
 
-  /** Looks up where guests are, by the catalog. */
-  async locate(guests: readonly Guest[] = this.guests): Promise<void> {
-    const catalog = await this.#api.catalog();
-    for (const guest of guests) guest.host = (await catalog.findInstance(guest.id)).host;
+  /** Looks up where guests are, by the catalog, as soon as it can be asked. */
+  async locate(guests: readonly Guest[] = this.guests, seconds = 120): Promise<void> {
+    for (const deadline = Date.now() + seconds * 1000; ; await sleep(500)) {
+      try {
+        const catalog = await this.#api.catalog();
+        for (const guest of guests) guest.host = (await catalog.findInstance(guest.id)).host;
+        return;
+      } catch (error) {
+        const away = error instanceof VmferryError && error.type === 'CatalogUnreachable';
+        if (!away || Date.now() > deadline) throw error;
+      }
+    }
   }
 
   /** Moves that have not come to an end, by the catalog. */

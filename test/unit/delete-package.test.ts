@@ -7,6 +7,7 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { createDeletePackage, endPackageDeletion } from '../../activities/delete-package.ts';
 import type { HostContext } from '../../activities/host-context.ts';
+import { claimFolder, removeFolder } from '../../activities/move-folder.ts';
 import { createPullPackage } from '../../activities/pull-package.ts';
 import { exists } from '../../activities/records/durable.ts';
 import { withPackageLock } from '../../activities/records/lock.ts';
@@ -103,6 +104,16 @@ await test('a host that was given the instance keeps it until the instance has r
   await beta.ledger.takeOver({ ...move, release, source: alpha.signedRecord });
   await refused('InUse', remove(s, beta));
   await markRun(s.context(beta), instanceId, 2);
+  assert.deepEqual(await remove(s, beta), { bytes: 6 });
+});
+
+await test('a host that has opened it for a move keeps it until the move has settled', async (t) => {
+  const s = await scene(t);
+  const { beta, move } = s;
+  await claimFolder(beta.layout, 'stage', move);
+  await refused('InUse', remove(s, beta));
+  assert.equal(await isThere(s, beta), true);
+  await removeFolder(beta.layout.stage(move.moveId), move.instanceId);
   assert.deepEqual(await remove(s, beta), { bytes: 6 });
 });
 
