@@ -124,6 +124,15 @@ describe('good histories', () => {
     rejects(old, 5, /package lost-package was removed from alpha/, [3]);
   });
 
+  it('a guest that told more before it booted anew than where it was moved afterwards', () => {
+    const history = new Tale().run(50).checkpoint().run(5).killed().run(5).move('beta').run().end();
+    // It is told in the file in which it told the boot before.
+    const [before, after] = [at(history.consoles, 0), at(history.consoles, 1)];
+    before.spans.push(...after.spans);
+    history.consoles.splice(1, 1);
+    assert.deepEqual(texts(history), []);
+  });
+
   it('a move that is still going on, as long as it is not said to be settled', () => {
     const history = oneMove();
     at(history.final, 0).files.push('moves/move-000000000001/', 'staging/move-000000000001/');

@@ -137,9 +137,9 @@ function reported(view: View): Violation[] {
   for (const { host, answered, counter: value } of checkpoints) {
     // What a copy tells that began to run later, up to the next boot.
     for (const { log, span } of inOrder(view)) {
-      if (span.firstAt <= answered || (log.spans[0]?.firstAt ?? 0) <= answered) continue;
+      if (span.firstAt <= answered) continue;
       if (span.from === 1 || givenUp(answered, span.firstAt)) break;
-      if (span.from > value) continue;
+      if ((log.spans[0]?.firstAt ?? 0) <= answered || span.from > value) continue;
       violate(
         span.firstAt,
         [host, log.host],
