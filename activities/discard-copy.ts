@@ -1,11 +1,15 @@
 /**
  * Gives up a paused copy that was never released to this host, and what the move prepared for it. The sealed package
  * stays: it belongs to whoever may still need it. Idempotent.
+ *
+ * How it can die half way: from its first act on, steps of the move that were asked for before change nothing here; each of
+ * the others removes one thing whole, and the next attempt goes on with what is left.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, InstanceId, MoveRef, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { giveUp } from './given-up.ts';
 import type { HostContext } from './host-context.ts';
 import { diskFiles } from './hypervisor/domain-xml.ts';
 import type { Domain } from './hypervisor/hypervisor.ts';
@@ -19,6 +23,7 @@ import { overtaken } from './reservation.ts';
 export function createDiscardCopy(host: HostContext): HostActivities['discardCopy'] {
   return (move) =>
     withInstanceLock(host.layout, move.instanceId, async () => {
+      await giveUp(host, move);
       // First what holds the guest in clear: libvirt may be what fails here.
       await removeFolder(host.layout.stage(move.moveId), move.instanceId);
       if (await isComingFor(host, move)) await removeIncoming(host, move.packageId);

@@ -25,6 +25,7 @@ const INTERVAL_MS = 1000;
 const current = new AsyncLocalStorage<Running>();
 
 interface Running extends Work {
+  askedAt: number;
   /** Throws once it has stood still for so long that Temporal has given it up. */
   requirePulse: () => void;
 }
@@ -38,7 +39,7 @@ export async function withHeartbeat<T>(step: string, run: (work: Work) => Promis
   if (outer) return run(outer);
 
   const context = Context.current();
-  const { heartbeatTimeoutMs = Infinity } = context.info;
+  const { heartbeatTimeoutMs = Infinity, scheduledTimestampMs } = context.info;
   const details: Heartbeat = { step, bytesDone: 0, bytesTotal: 0 };
   let lastBeat = performance.now();
   let stalled = false;
@@ -53,6 +54,7 @@ export async function withHeartbeat<T>(step: string, run: (work: Work) => Promis
   beat();
   const work: Running = {
     signal: context.cancellationSignal,
+    askedAt: scheduledTimestampMs,
     requirePulse: () => {
       if (!stalled && performance.now() - lastBeat <= heartbeatTimeoutMs) return;
       const seconds = Math.round(heartbeatTimeoutMs / 1000);
@@ -84,3 +86,9 @@ export async function withHeartbeat<T>(step: string, run: (work: Work) => Promis
 export function requirePulse(): void {
   current.getStore()?.requirePulse();
 }
+
+/**
+ * When the workflow asked for the running step: milliseconds since the epoch by the clock of Temporal's server, the same for
+ * all attempts. Outside of a step it is now.
+ */
+export const askedAt = (): number => current.getStore()?.askedAt ?? Date.now();

@@ -5,20 +5,18 @@
  * How it can die half way: the acceptance is durable and answers the same again; streams that are whole are kept.
  */
 import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.ts';
+import { atDestination } from './given-up.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { claimFolder } from './move-folder.ts';
 import type { OpenedEnvelope } from './package/envelope.ts';
 import { openPackage } from './package/open.ts';
-import { withInstanceLock } from './records/lock.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 
 export function createOpenPackage(host: HostContext): HostActivities['openPackage'] {
   return (input) =>
-    withHeartbeat('openPackage', (work) =>
-      withInstanceLock(host.layout, input.instanceId, () => openIntoStage(host, input, work)),
-    );
+    withHeartbeat('openPackage', (work) => atDestination(host, input, () => openIntoStage(host, input, work)));
 }
 
 /** @returns bytes of the opened members */

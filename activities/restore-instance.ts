@@ -10,19 +10,17 @@
  */
 import type { HostActivities, MoveRef, SignedText } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { atDestination } from './given-up.ts';
 import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { diskStream } from './package/format.ts';
-import { withInstanceLock } from './records/lock.ts';
 import { ensurePausedCopy } from './restore-copy.ts';
 
 export function createRestoreInstance(host: HostContext): HostActivities['restoreInstance'] {
   return (move) =>
-    withHeartbeat('restoreInstance', (work) =>
-      withInstanceLock(host.layout, move.instanceId, () => restoreInstance(host, move, work)),
-    );
+    withHeartbeat('restoreInstance', (work) => atDestination(host, move, () => restoreInstance(host, move, work)));
 }
 
 async function restoreInstance(

@@ -9,6 +9,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostActivities, MoveRef, Requirements } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { atDestination } from './given-up.ts';
 import type { HostContext } from './host-context.ts';
 import { checkForeignXml, describeDomain, rebindDomain } from './hypervisor/domain-xml.ts';
 import { readSaveHeader, rewriteSaveHeader } from './hypervisor/save-file.ts';
@@ -17,13 +18,12 @@ import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { exists, writeDurable } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
-import { withInstanceLock } from './records/lock.ts';
 
 /** The domain XML to define here once the instance is ours; beside the member that came with the package. */
 export const LOCAL_XML = 'local.xml';
 
 export function createRewriteXml(host: HostContext): HostActivities['rewriteXml'] {
-  return (move) => withInstanceLock(host.layout, move.instanceId, () => rewriteOpened(host, move));
+  return (move) => atDestination(host, move, () => rewriteOpened(host, move));
 }
 
 /** The XML of members that were opened from the move’s package. */

@@ -4,10 +4,10 @@
  */
 import { packageGeneration, type HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { atDestination } from './given-up.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { withInstanceLock } from './records/lock.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
 export function createTransferPackage(host: HostContext): HostActivities['transferPackage'] {
@@ -15,7 +15,7 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
     withHeartbeat('transferPackage', (work) => {
       const { instanceId, packageId, source, fence } = move;
       const generation = packageGeneration(move);
-      return withInstanceLock(host.layout, instanceId, async () =>
+      return atDestination(host, move, async () =>
         fetchPackage({
           ...host,
           selfRecord: await host.ledger.selfRecord(),

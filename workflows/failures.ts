@@ -78,6 +78,7 @@ export const FAILURES = {
     EXIT.failure,
     'Nothing to do: another attempt has taken the place of the one that stood still.',
   ),
+  StepTooLate: kind(false, EXIT.failure, 'Nothing to do: its move had been given up on that host.'),
   CommandFailed: kind(true, EXIT.failure, 'The message ends with what the command printed.'),
 
   // Known before the VM stops

@@ -19,12 +19,11 @@ import type { HostRecord, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { exists, writeDurable } from '../records/durable.ts';
 import type { HostKeys } from '../trust/keys.ts';
-import { PROFILE } from '../trust/openpgp-profile.ts';
+import { JUDGING_DATE, PROFILE } from '../trust/openpgp-profile.ts';
 import { keyOfRecord } from '../trust/pool-key.ts';
 import type { CertifiedHost, PoolTrust } from '../trust/pool.ts';
 import {
   decode,
-  judgingDate,
   literalOf,
   readUnverified,
   signingDate,
@@ -208,7 +207,7 @@ async function decryptEnvelope(data: Uint8Array, keys: HostKeys): Promise<Messag
     'version' in content &&
     content.version === 2;
   if (!form) throw new VmferryError('PackageMalformed', 'an envelope is not one session key and one SEIPDv2 packet');
-  const own = await keys.publicKey.getEncryptionKey(undefined, judgingDate());
+  const own = await keys.publicKey.getEncryptionKey(undefined, JUDGING_DATE);
   const named = 'publicKeyFingerprint' in sessionKey ? sessionKey.publicKeyFingerprint : null;
   if (!isDeepStrictEqual(named, own.keyPacket.getFingerprintBytes())) {
     throw new VmferryError(
@@ -218,7 +217,7 @@ async function decryptEnvelope(data: Uint8Array, keys: HostKeys): Promise<Messag
   }
   try {
     const full = { ...config, ...PROFILE };
-    return (await message.decrypt([keys.privateKey], undefined, undefined, judgingDate(), full)) as Message<Uint8Array>;
+    return (await message.decrypt([keys.privateKey], undefined, undefined, JUDGING_DATE, full)) as Message<Uint8Array>;
   } catch (cause) {
     throw new VmferryError('PackageMalformed', 'an envelope is damaged: it cannot be decrypted', { cause });
   }

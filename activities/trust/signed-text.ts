@@ -14,7 +14,7 @@ import {
 import type { z } from 'zod';
 import type { SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
-import { CLOCK_SKEW_MS, PROFILE } from './openpgp-profile.ts';
+import { JUDGING_DATE, PROFILE } from './openpgp-profile.ts';
 
 /** Longest statement or host record, in characters of its armored form. */
 export const MAX_STATEMENT_LENGTH = 64 * 1024;
@@ -31,9 +31,6 @@ const sha256Hex = (data: string | Uint8Array): string => createHash('sha256').up
 
 /** When to say that something was signed: a clock set back since the key was made must not make the key unusable. */
 export const signingDate = (key: PublicKey): Date => new Date(Math.max(Date.now(), key.getCreationTime().getTime()));
-
-/** The moment at which signatures are judged: those of a host whose clock is a little ahead count too. */
-export const judgingDate = (): Date => new Date(Date.now() + CLOCK_SKEW_MS);
 
 /** Signs the JSON of a payload. Two calls give different texts: whoever needs the same one keeps it. */
 export async function signText(payload: object, key: PrivateKey): Promise<SignedText> {
@@ -92,7 +89,7 @@ export async function verifyMessage(message: Message<Uint8Array>, publicKey: Pub
         verificationKeys: publicKey,
         expectSigned: true,
         format: 'binary',
-        date: judgingDate(),
+        date: JUDGING_DATE,
         config: PROFILE,
       });
       // `expectSigned` is content with one good signature among several.

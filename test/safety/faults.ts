@@ -138,18 +138,26 @@ export const FAULTS: readonly Fault[] = [
     await sleep(LONGER_THAN_A_HEARTBEAT_MS);
     await testbed.rate(host, 'none');
   }),
-  host('disk full', async ({ testbed, host, go }) => {
-    await testbed.fillDisk(host);
-    await go();
-    await sleep(SOME_ATTEMPTS_MS);
-    await testbed.freeDisk(host);
-  }),
-  host('disk read-only', async ({ testbed, host, go }) => {
-    await testbed.readOnly(host);
-    await go();
-    await sleep(SOME_ATTEMPTS_MS);
-    await testbed.readWrite(host);
-  }),
+  host(
+    'disk full',
+    async ({ testbed, host, go }) => {
+      await testbed.fillDisk(host);
+      await go();
+      await sleep(SOME_ATTEMPTS_MS);
+      await testbed.freeDisk(host);
+    },
+    { disturbs: 'disk-full' },
+  ),
+  host(
+    'disk read-only',
+    async ({ testbed, host, go }) => {
+      await testbed.readOnly(host);
+      await go();
+      await sleep(SOME_ATTEMPTS_MS);
+      await testbed.readWrite(host);
+    },
+    { disturbs: 'read-only' },
+  ),
   host(
     'clock an hour ahead',
     async ({ testbed, host, go }) => {

@@ -55,7 +55,9 @@ export interface WatchedInstance {
 
 /**
  * `power-loss` and `qemu-killed` may cost an instance its RAM; `fenced` is the operator's word that a host will not come
- * back with what it owned, and costs the instances (`ids`) what they did since the package from which they go on; `operator-deleted` names packages, images or instances. All others excuse nothing.
+ * back with what it owned, and costs the instances (`ids`) what they did since the package from which they go on;
+ * `operator-deleted` names packages, images or instances; `disk-full` and `read-only` may cost a process its console. All
+ * others excuse nothing.
  */
 export type DisturbanceKind =
   | 'power-loss'

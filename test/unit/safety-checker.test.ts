@@ -124,6 +124,20 @@ describe('good histories', () => {
     rejects(old, 5, /package lost-package was removed from alpha/, [3]);
   });
 
+  it('a console that fell silent when its host’s disk was full, and that only by the operator’s word', () => {
+    const [end, whole] = [-1, 0];
+    for (const [tale, part] of [
+      [new Tale().run(50).move('beta'), end],
+      [new Tale().run(50).killed().run(50).move('beta'), whole],
+    ] as const) {
+      const history = tale.run().end();
+      const [{ firstAt } = { firstAt: 0 }] = at(history.consoles, -2).spans.splice(part);
+      assert.notDeepEqual(texts(history), []);
+      history.disturbances.push({ kind: 'disk-full', host: 'alpha', at: firstAt, ids: null, note: null });
+      assert.deepEqual(texts(history), []);
+    }
+  });
+
   it('a guest that told more before it booted anew than where it was moved afterwards', () => {
     const history = new Tale().run(50).checkpoint().run(5).killed().run(5).move('beta').run().end();
     // It is told in the file in which it told the boot before.

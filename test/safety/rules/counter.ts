@@ -4,7 +4,7 @@
  */
 import type { ConsoleLog, Span, Time, Violation } from '../history.ts';
 import { countOf } from '../observe/consoles.ts';
-import { ramLosses, type RamLoss } from './excuses.ts';
+import { consoleLost, ramLosses, type RamLoss } from './excuses.ts';
 import { fencesOf, once, when, type View } from './view.ts';
 
 /** A console's text may reach its file so much later than it was printed: virtlogd is a process like others. */
@@ -66,6 +66,18 @@ export const counted = once((view: View): Counted => {
       boots.push(bootOf(span));
     } else {
       const next = boot.count + 1;
+      if (span.from !== next && consoleLost(view, before.span.lastAt, span.firstAt)) {
+        // Its disk and what it says over HTTP tell whether all was as it must be.
+        const lost = losses.findIndex(({ after, by }) => after <= span.firstAt && by >= boot.until - DELAY_MS);
+        if (lost >= 0) boots.push(bootOf(span));
+        losses.splice(0, lost + 1);
+        if (lost >= 0 || span.from > next) {
+          const current = boots.at(-1) ?? boot;
+          Object.assign(current, { count: Math.max(current.count, span.to), until: span.lastAt });
+          before = told;
+          continue;
+        }
+      }
       if (span.from < next && fences.some(({ at }) => at >= boot.since && at <= span.firstAt)) {
         // The operator gave up what it did since: also boots, of which it counts on one that had come as far.
         while (boots.length > 1 && (boots.at(-1)?.count ?? 0) < span.from - 1) boots.pop();
@@ -103,6 +115,8 @@ function reported(view: View): Violation[] {
   const losses = ramLosses(view);
   const givenUp = (from: Time, to: Time): boolean =>
     fencesOf(history, instance.id).some(({ at }) => at >= from && at <= to);
+  const bootedUnseen = (from: Time, to: Time): boolean =>
+    consoleLost(view, from, to) && losses.some((loss) => isBetween(loss, from, to));
   const violate = (at: Time, hosts: string[], text: string): unknown =>
     found.push({ invariant: 3, instance: instance.id, hosts: [...new Set(hosts)], at, text });
 
@@ -138,7 +152,7 @@ function reported(view: View): Violation[] {
     // What a copy tells that began to run later, up to the next boot.
     for (const { log, span } of inOrder(view)) {
       if (span.firstAt <= answered) continue;
-      if (span.from === 1 || givenUp(answered, span.firstAt)) break;
+      if (span.from === 1 || givenUp(answered, span.firstAt) || bootedUnseen(answered, span.firstAt)) break;
       if ((log.spans[0]?.firstAt ?? 0) <= answered || span.from > value) continue;
       violate(
         span.firstAt,

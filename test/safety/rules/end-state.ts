@@ -3,7 +3,7 @@
  * instance should be found is the campaign's word: see `Expectation`.
  */
 import type { History, HostState, QemuLife, Thing, Violation } from '../history.ts';
-import { strikes } from './excuses.ts';
+import { consoleLost, strikes } from './excuses.ts';
 import type { Tenure, View } from './view.ts';
 
 /** A guest that runs shows it at least so often: its vCPUs by using time, itself by telling a count. */
@@ -117,7 +117,8 @@ function runsOnOwner(view: View, { host }: Tenure, living: QemuLife[], report: R
   const at = state?.at ?? history.to;
   if ((life.runs.at(-1)?.by ?? 0) < at - RUNS_MS) report(4, [host], `its vCPUs on ${host} stand still`);
   const told = consoles.filter((log) => log.host === host).flatMap(({ spans }) => spans.map(({ lastAt }) => lastAt));
-  if (Math.max(0, ...told) < at - TELLS_MS) report(4, [host], `it tells nothing any more on ${host}`);
+  const mute = consoleLost({ ...view, lives: [life] }, life.began.after, at);
+  if (!mute && Math.max(0, ...told) < at - TELLS_MS) report(4, [host], `it tells nothing any more on ${host}`);
   const domain = state?.domains?.find(({ uuid }) => uuid === instance.id);
   if (state?.domains && !domain?.running) report(4, [host], `libvirt on ${host} does not know that it runs`);
   if (domain && !domain.persistent) report(4, [host], `libvirt on ${host} would forget it when it stops`);

@@ -32,6 +32,26 @@ export const ramLosses = once((view: View): RamLoss[] => {
     .sort((a, b) => a.by - b.by);
 });
 
+/** A disk that is full, or takes no more, is so for less. */
+const DISK_BAD_MS = 60_000;
+
+/**
+ * May a process of the instance have lost its console between the two instants? virtlogd gives it up for good when a line
+ * cannot be written.
+ */
+export function consoleLost({ history, lives }: View, from: Time, to: Time): boolean {
+  const bad = history.disturbances.filter(({ kind }) => kind === 'disk-full' || kind === 'read-only');
+  return lives.some(
+    ({ host, began, ended }) =>
+      began.after <= to &&
+      (ended?.by ?? Infinity) >= from &&
+      bad.some(
+        (one) =>
+          one.host === host && one.at <= to && one.at <= (ended?.by ?? Infinity) && one.at >= began.after - DISK_BAD_MS,
+      ),
+  );
+}
+
 /** May this be why the process ended? */
 export function strikes(disturbance: Disturbance, life: QemuLife): boolean {
   const { kind, host, ids, at } = disturbance;
