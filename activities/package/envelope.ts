@@ -22,14 +22,7 @@ import type { HostKeys } from '../trust/keys.ts';
 import { JUDGING_DATE, PROFILE } from '../trust/openpgp-profile.ts';
 import { keyOfRecord } from '../trust/pool-key.ts';
 import type { CertifiedHost, PoolTrust } from '../trust/pool.ts';
-import {
-  decode,
-  literalOf,
-  readUnverified,
-  signingDate,
-  verifyMessage,
-  verifyText,
-} from '../trust/signed-text.ts';
+import { decode, literalOf, readUnverified, signingDate, verifyMessage, verifyText } from '../trust/signed-text.ts';
 import { isUnreadable, readBounded } from './files.ts';
 import { checkRecord, Envelope, envelopeName, MAX_ENVELOPE_BYTES, MAX_ORIGIN_LENGTH, OriginRecord } from './format.ts';
 

@@ -86,9 +86,13 @@ class Campaign {
       this.#breakThings(new Random(this.#seed, index)),
     );
     const moves = this.#fleet.guests.map((guest, index) => this.#moveAbout(guest, new Random(this.#seed, 100 + index)));
-    await Promise.all(faults);
+    // Whichever fails ends all; it is told of when the others have come to their end, and nothing goes on behind the report.
+    for (const one of [...faults, ...moves]) one.catch(() => (this.#over = 0));
+    const struck = await Promise.allSettled(faults);
     await this.#fleet.testbed.heal();
-    await Promise.all(moves);
+    const ended = [...struck, ...(await Promise.allSettled(moves))];
+    const failed = ended.find((result) => result.status === 'rejected');
+    if (failed) throw failed.reason;
   }
 
   /** All is mended: whoever is not in service a while later is lost. */

@@ -1,4 +1,5 @@
 /** A testbed with many small guests, and vmferry's own client in this process to drive them. */
+import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
@@ -19,6 +20,8 @@ export interface Guest {
   host: HostId;
 }
 
+const TESTBED = new URL('../../infra/testbed/main.ts', import.meta.url).pathname;
+
 /** With less, the guest's kernel does not come up. */
 export const GUEST_MEMORY = 128 * 1024 * 1024;
 
@@ -28,9 +31,10 @@ export class Fleet {
   #api: Api;
   readonly #leave = (signal: NodeJS.Signals): void => {
     console.log(`${signal}: taking the testbed down`);
-    this.down()
-      .catch(console.error)
-      .finally(() => process.exit(130));
+    // By another process, and without an event loop here: what the campaign is about would fail, and end this one first.
+    const env = { ...process.env, VMFERRY_TESTBED: this.testbed.directory };
+    spawnSync(process.execPath, [TESTBED, 'down'], { env, stdio: 'inherit' });
+    process.exit(130);
   };
 
   private constructor(testbed: Testbed, api: Api) {
