@@ -73,6 +73,7 @@ const GRPC = {
   invalidArgument: 3,
   deadlineExceeded: 4,
   notFound: 5,
+  failedPrecondition: 9,
   permissionDenied: 7,
   unavailable: 14,
   unauthenticated: 16,
@@ -187,6 +188,15 @@ class Server implements Orchestrator {
       case GRPC.unavailable:
       case GRPC.deadlineExceeded:
         return new VmferryError('ServerUnreachable', `${this.#where} does not answer`, { cause: error });
+      // An update whose workflow task was lost with its worker: the server does not give it to another.
+      case GRPC.failedPrecondition:
+        return new VmferryError(
+          'HostUnreachable',
+          'The control worker fell silent before it took the decision; ask again',
+          {
+            cause: error,
+          },
+        );
       case GRPC.invalidArgument:
       case GRPC.permissionDenied:
       case GRPC.unauthenticated:

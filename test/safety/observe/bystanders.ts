@@ -45,6 +45,8 @@ async function plantOn(testbed: Testbed, host: string): Promise<Planted[]> {
     await writeFile(join(root, path, file), `${what}\n`);
     found.push(await planted(host, what, path, () => digestOf(join(root, path))));
   }
+  // Else a power loss soon after takes them, and nobody is to blame.
+  await testbed.exec(host, ['sync', '--file-system', '/var/lib/vmferry']);
 
   const uuid = randomUUID();
   const xml = '/var/tmp/bystander.xml';
