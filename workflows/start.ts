@@ -30,7 +30,7 @@ export async function start({ instanceId }: StartInput): Promise<StartResult> {
   const unclear = (why: string): Error => failure('OwnershipUnclear', `It is not clear who may run ${name}: ${why}`);
   const accounts = reports.flatMap(accountsOf);
   const owners = accounts.filter(({ owned }) => owned !== null);
-  if (owners.length > 1) throw unclear(owners.map(claim).join(', '));
+  if (owners.length > 1) throw unclear(owners.map(claim).sort().join(', '));
   const [owner] = owners;
   const nobody = (): never => {
     throw unclear(
