@@ -25,7 +25,7 @@ const GivenUp = z.strictObject({
 
 const path = (layout: Layout, instanceId: InstanceId): string => join(layout.instance(instanceId), 'given-up.json');
 
-/** Noted by the step that gives the move up, before it clears anything away. */
+/** Noted by whatever gives the move up here, before it clears anything away. */
 export async function giveUp({ layout }: HostContext, { instanceId, moveId }: MoveRef): Promise<void> {
   const before = await readJson(path(layout, instanceId), GivenUp);
   const asked = askedAt();

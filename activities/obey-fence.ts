@@ -16,6 +16,7 @@ import type { FenceObeyed, HostActivities, MoveRef } from '../workflows/contract
 import { VmferryError } from '../workflows/failures.ts';
 import { requireAtRest } from './at-rest.ts';
 import { removeGenerations, removeIncoming } from './discard-copy.ts';
+import { giveUp } from './given-up.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
 import { removeFolder } from './move-folder.ts';
@@ -51,6 +52,7 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
 
   const goesOnHere = payload.to === host.name && payload.toFingerprint === host.keys.fingerprint;
   if (goesOnHere || (await ledger.owned(instanceId)) || (await overtaken(layout, move))) return NOTHING;
+  await giveUp(host, move);
   const domain = await hypervisor.find(instanceId);
   const running = domain?.state === 'running';
   const newer = running || (await newerThanPackage(host, move));

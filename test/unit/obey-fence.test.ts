@@ -9,6 +9,7 @@ import { DefaultLogger } from '@temporalio/worker';
 import type { FenceObeyed, MoveRef, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { createDiscardCopy } from '../../activities/discard-copy.ts';
+import { withHeartbeat } from '../../activities/heartbeat.ts';
 import type { HostContext } from '../../activities/host-context.ts';
 import { claimFolder } from '../../activities/move-folder.ts';
 import { createObeyFence } from '../../activities/obey-fence.ts';
@@ -122,6 +123,16 @@ for (const final of [false, true]) {
     const takeOver = { ...move, release, source: alpha.signedRecord };
     await refused('StaleGeneration', beta.ledger.takeOver(takeOver));
     assert.deepEqual(await obey(beta, ref, true), { found: 'nothing', kept: null });
+
+    // A step of the move that the workflow had asked for before, in 1970, and the worker takes now.
+    const reserve = createReserve(beta.context);
+    const late = run((input: Parameters<typeof reserve>[0]) => withHeartbeat('reserve', () => reserve(input)), {
+      ...refOf(move),
+      name: 'web',
+      address: ADDRESS,
+    });
+    await refused('StepTooLate', late);
+    assert.deepEqual(await left(beta, ref), []);
   });
 }
 
