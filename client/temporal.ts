@@ -73,8 +73,8 @@ const GRPC = {
   invalidArgument: 3,
   deadlineExceeded: 4,
   notFound: 5,
-  failedPrecondition: 9,
   permissionDenied: 7,
+  failedPrecondition: 9,
   unavailable: 14,
   unauthenticated: 16,
 };
@@ -188,15 +188,6 @@ class Server implements Orchestrator {
       case GRPC.unavailable:
       case GRPC.deadlineExceeded:
         return new VmferryError('ServerUnreachable', `${this.#where} does not answer`, { cause: error });
-      // An update whose workflow task was lost with its worker: the server does not give it to another.
-      case GRPC.failedPrecondition:
-        return new VmferryError(
-          'HostUnreachable',
-          'The control worker fell silent before it took the decision; ask again',
-          {
-            cause: error,
-          },
-        );
       case GRPC.invalidArgument:
       case GRPC.permissionDenied:
       case GRPC.unauthenticated:
@@ -397,27 +388,40 @@ class Execution<Result> implements Running<Result> {
 
   async cancel(): Promise<void> {
     // Temporal's own cancellation is never refused, only not followed.
-    if (isMove(this.type)) await this.#server.call(() => this.#handle.executeUpdate(cancelUpdate));
+    if (isMove(this.type)) await this.#decide(() => this.#handle.executeUpdate(cancelUpdate));
     else await this.#server.call(() => this.#handle.cancel());
   }
 
   async abandon(): Promise<void> {
-    await this.#server.call(() => this.#handle.executeUpdate(abandonUpdate));
+    await this.#decide(() => this.#handle.executeUpdate(abandonUpdate));
   }
 
   async retry(): Promise<void> {
-    await this.#server.call(() => this.#handle.executeUpdate(retryUpdate));
+    await this.#decide(() => this.#handle.executeUpdate(retryUpdate));
   }
 
   async return(): Promise<void> {
-    await this.#server.call(() => this.#handle.executeUpdate(returnUpdate));
+    await this.#decide(() => this.#handle.executeUpdate(returnUpdate));
   }
 
   async readdress(destination: HostId, fence?: ReaddressInput['fence']): Promise<void> {
-    await this.#server.call(
+    await this.#decide(
       () => this.#handle.executeUpdate(readdressUpdate, { args: [{ destination, ...(fence && { fence }) }] }),
       fence ? FENCE_MS : CALL_MS,
     );
+  }
+
+  /** Hands a decision to the workflow, and answers when it was taken, or was refused. */
+  async #decide(update: () => Promise<void>, milliseconds = CALL_MS): Promise<void> {
+    try {
+      await this.#server.call(update, milliseconds);
+    } catch (error) {
+      // The workflow task that brought it was lost with its worker; the server does not say whether it was taken.
+      const lost = causes(error).some((one) => isGrpcServiceError(one) && Number(one.code) === GRPC.failedPrecondition);
+      if (!lost) throw error;
+      const message = 'The control worker fell silent over the decision; ask again';
+      throw new VmferryError('HostUnreachable', message, { cause: error });
+    }
   }
 }
 
