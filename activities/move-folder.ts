@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { MoveId, MoveRef, PackageId } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
+import { namesIn } from './package/files.ts';
 import { condemn, CONDEMNED, condemned } from './records/condemned.ts';
 import { createRecord, exists, makeDirectory, readJson, removeDurably } from './records/durable.ts';
 import type { Layout } from './records/layout.ts';
@@ -71,7 +72,7 @@ export async function isFolderOf(folder: string, { instanceId, packageId }: Whos
 
 /** The move that has opened a package here, or is about to, and has not come to an end; null if there is none. */
 export async function stagedBy(layout: Layout, packageId: PackageId): Promise<MoveId | null> {
-  for (const moveId of (await exists(layout.staging)) ? await readdir(layout.staging) : []) {
+  for (const moveId of await namesIn(layout.staging)) {
     if (moveId.startsWith(CONDEMNED)) continue;
     const whose = await readJson(join(layout.stage(moveId), NAME), Whose);
     if (whose?.packageId === packageId) return moveId;
