@@ -164,6 +164,8 @@ class Campaign {
       const leave = new AbortController();
       const beside = [this.#decide(running, random, leave.signal)];
       if (callOffAfter !== null) beside.push(this.#callOff(running, callOffAfter, leave.signal));
+      // Seen below, when the move has come to its end.
+      for (const one of beside) one.catch(() => undefined);
       try {
         await this.#fleet.end(running, CALM_SECONDS + Math.max(0, (this.#over - performance.now()) / 1000));
         return 'moved';

@@ -49,6 +49,14 @@ const frozen = (what: 'libvirtd' | 'qemu'): Fault['strike'] => {
     await testbed.thaw(host, what);
   };
 };
+const diskBad = (spoil: 'fillDisk' | 'readOnly', mend: 'freeDisk' | 'readWrite'): Fault['strike'] => {
+  return async ({ testbed, host, go }) => {
+    await testbed[spoil](host);
+    await go();
+    await sleep(SOME_ATTEMPTS_MS);
+    await testbed[mend](host);
+  };
+};
 const controlKilled = (what: 'worker' | 'temporal' | 'postgres'): Fault['strike'] => {
   return async ({ testbed, go }) => {
     await testbed.kill('control', what);
@@ -138,26 +146,8 @@ export const FAULTS: readonly Fault[] = [
     await sleep(LONGER_THAN_A_HEARTBEAT_MS);
     await testbed.rate(host, 'none');
   }),
-  host(
-    'disk full',
-    async ({ testbed, host, go }) => {
-      await testbed.fillDisk(host);
-      await go();
-      await sleep(SOME_ATTEMPTS_MS);
-      await testbed.freeDisk(host);
-    },
-    { disturbs: 'disk-full' },
-  ),
-  host(
-    'disk read-only',
-    async ({ testbed, host, go }) => {
-      await testbed.readOnly(host);
-      await go();
-      await sleep(SOME_ATTEMPTS_MS);
-      await testbed.readWrite(host);
-    },
-    { disturbs: 'read-only' },
-  ),
+  host('disk full', diskBad('fillDisk', 'freeDisk'), { disturbs: 'disk-full' }),
+  host('disk read-only', diskBad('readOnly', 'readWrite'), { disturbs: 'read-only' }),
   host(
     'clock an hour ahead',
     async ({ testbed, host, go }) => {

@@ -22,6 +22,9 @@ export interface Guest {
 
 const TESTBED = new URL('../../infra/testbed/main.ts', import.meta.url).pathname;
 
+/** No fault keeps the catalog away for longer. */
+const CATALOG_AWAY_MS = 120_000;
+
 /** With less, the guest's kernel does not come up. */
 export const GUEST_MEMORY = 128 * 1024 * 1024;
 
@@ -30,6 +33,7 @@ export class Fleet {
   readonly guests: Guest[] = [];
   #api: Api;
   readonly #leave = (signal: NodeJS.Signals): void => {
+    if (this.#isKept()) process.exit(130);
     console.log(`${signal}: taking the testbed down`);
     // By another process, and without an event loop here: what the campaign is about would fail, and end this one first.
     const env = { ...process.env, VMFERRY_TESTBED: this.testbed.directory };
@@ -54,8 +58,14 @@ export class Fleet {
 
   async down(): Promise<void> {
     await this.#api.close();
-    if (process.env['VMFERRY_KEEP'] === undefined) await this.testbed.down();
-    else console.log(`kept: VMFERRY_TESTBED=${this.testbed.directory}`);
+    if (!this.#isKept()) await this.testbed.down();
+  }
+
+  /** Does whoever runs this want to look into the testbed afterwards? Says where it is. */
+  #isKept(): boolean {
+    if (process.env['VMFERRY_KEEP'] === undefined) return false;
+    console.log(`kept: VMFERRY_TESTBED=${this.testbed.directory}`);
+    return true;
   }
 
   temporal(): Promise<Orchestrator> {
@@ -103,8 +113,8 @@ export class Fleet {
   }
 
   /** Looks up where guests are, by the catalog, as soon as it can be asked. */
-  async locate(guests: readonly Guest[] = this.guests, seconds = 120): Promise<void> {
-    for (const deadline = Date.now() + seconds * 1000; ; await sleep(500)) {
+  async locate(guests: readonly Guest[] = this.guests): Promise<void> {
+    for (const deadline = Date.now() + CATALOG_AWAY_MS; ; await sleep(500)) {
       try {
         const catalog = await this.#api.catalog();
         for (const guest of guests) guest.host = (await catalog.findInstance(guest.id)).host;

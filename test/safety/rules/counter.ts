@@ -66,17 +66,14 @@ export const counted = once((view: View): Counted => {
       boots.push(bootOf(span));
     } else {
       const next = boot.count + 1;
-      if (span.from !== next && consoleLost(view, before.span.lastAt, span.firstAt)) {
-        // Its disk and what it says over HTTP tell whether all was as it must be.
-        const lost = losses.findIndex(({ after, by }) => after <= span.firstAt && by >= boot.until - DELAY_MS);
-        if (lost >= 0) boots.push(bootOf(span));
+      // Where no console tells it, its disk and what it says over HTTP do.
+      const unheard = span.from !== next && consoleLost(history, view.lives, before.span.lastAt, span.firstAt);
+      const lost = losses.findIndex(({ after, by }) => after <= span.firstAt && by >= boot.until - DELAY_MS);
+      if (unheard && lost >= 0) {
         losses.splice(0, lost + 1);
-        if (lost >= 0 || span.from > next) {
-          const current = boots.at(-1) ?? boot;
-          Object.assign(current, { count: Math.max(current.count, span.to), until: span.lastAt });
-          before = told;
-          continue;
-        }
+        boots.push(bootOf(span));
+        before = told;
+        continue;
       }
       if (span.from < next && fences.some(({ at }) => at >= boot.since && at <= span.firstAt)) {
         // The operator gave up what it did since: also boots, of which it counts on one that had come as far.
@@ -92,7 +89,7 @@ export const counted = once((view: View): Counted => {
           `${instance.name} told ${range(span.from, Math.min(span.to, boot.count))} twice: ` +
             `again on ${log.host} at ${when(history, span.firstAt)}`,
         );
-      } else if (span.from > next && !(span.from === next + 1 && joined(before.log, log) === next)) {
+      } else if (span.from > next && !unheard && !(span.from === next + 1 && joined(before.log, log) === next)) {
         violate(
           span.firstAt,
           [before.log.host, log.host],
@@ -115,8 +112,11 @@ function reported(view: View): Violation[] {
   const losses = ramLosses(view);
   const givenUp = (from: Time, to: Time): boolean =>
     fencesOf(history, instance.id).some(({ at }) => at >= from && at <= to);
-  const bootedUnseen = (from: Time, to: Time): boolean =>
-    consoleLost(view, from, to) && losses.some((loss) => isBetween(loss, from, to));
+  const bootedUnheard = (from: Time, to: Time): boolean => {
+    const heard = inOrder(view).flatMap(({ span }) => (span.lastAt <= from ? [span.lastAt] : []));
+    const since = Math.max(history.from, ...heard);
+    return losses.some((loss) => isBetween(loss, from, to)) && consoleLost(history, view.lives, since, to);
+  };
   const violate = (at: Time, hosts: string[], text: string): unknown =>
     found.push({ invariant: 3, instance: instance.id, hosts: [...new Set(hosts)], at, text });
 
@@ -152,7 +152,7 @@ function reported(view: View): Violation[] {
     // What a copy tells that began to run later, up to the next boot.
     for (const { log, span } of inOrder(view)) {
       if (span.firstAt <= answered) continue;
-      if (span.from === 1 || givenUp(answered, span.firstAt) || bootedUnseen(answered, span.firstAt)) break;
+      if (span.from === 1 || givenUp(answered, span.firstAt) || bootedUnheard(answered, span.firstAt)) break;
       if ((log.spans[0]?.firstAt ?? 0) <= answered || span.from > value) continue;
       violate(
         span.firstAt,

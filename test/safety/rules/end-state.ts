@@ -117,8 +117,10 @@ function runsOnOwner(view: View, { host }: Tenure, living: QemuLife[], report: R
   const at = state?.at ?? history.to;
   if ((life.runs.at(-1)?.by ?? 0) < at - RUNS_MS) report(4, [host], `its vCPUs on ${host} stand still`);
   const told = consoles.filter((log) => log.host === host).flatMap(({ spans }) => spans.map(({ lastAt }) => lastAt));
-  const mute = consoleLost({ ...view, lives: [life] }, life.began.after, at);
-  if (!mute && Math.max(0, ...told) < at - TELLS_MS) report(4, [host], `it tells nothing any more on ${host}`);
+  const mute = Math.max(0, ...told) < at - TELLS_MS;
+  if (mute && !consoleLost(history, [life], Math.max(life.began.after, ...told), at)) {
+    report(4, [host], `it tells nothing any more on ${host}`);
+  }
   const domain = state?.domains?.find(({ uuid }) => uuid === instance.id);
   if (state?.domains && !domain?.running) report(4, [host], `libvirt on ${host} does not know that it runs`);
   if (domain && !domain.persistent) report(4, [host], `libvirt on ${host} would forget it when it stops`);

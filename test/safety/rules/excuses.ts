@@ -1,6 +1,6 @@
 /**
- * What the campaign did to the pool excuses that an instance lost its RAM, if it lay nowhere else: then, and only then, its
- * guest may boot anew. A power loss never excuses two copies, and not the loss of a state that was on a disk.
+ * What the campaign did to the pool excuses that a process lost its console, and that an instance lost its RAM, if it lay
+ * nowhere else: then, and only then, its guest may boot anew. A power loss never excuses two copies, and not the loss of a state that was on a disk.
  */
 import type { Between, Disturbance, History, Outage, QemuLife, Time } from '../history.ts';
 import { stateCopies } from './copies.ts';
@@ -36,20 +36,17 @@ export const ramLosses = once((view: View): RamLoss[] => {
 const DISK_BAD_MS = 60_000;
 
 /**
- * May a process of the instance have lost its console between the two instants? virtlogd gives it up for good when a line
- * cannot be written.
+ * May one of these processes have lost its console, when nothing was told between the two instants? virtlogd gives it up for
+ * good when a line cannot be written. One that told something after its disk was mended has not lost it.
  */
-export function consoleLost({ history, lives }: View, from: Time, to: Time): boolean {
-  const bad = history.disturbances.filter(({ kind }) => kind === 'disk-full' || kind === 'read-only');
-  return lives.some(
-    ({ host, began, ended }) =>
-      began.after <= to &&
-      (ended?.by ?? Infinity) >= from &&
-      bad.some(
-        (one) =>
-          one.host === host && one.at <= to && one.at <= (ended?.by ?? Infinity) && one.at >= began.after - DISK_BAD_MS,
-      ),
-  );
+export function consoleLost({ disturbances }: History, lives: readonly QemuLife[], from: Time, to: Time): boolean {
+  return disturbances
+    .filter(({ kind }) => kind === 'disk-full' || kind === 'read-only')
+    .some(({ host, at }) => {
+      const bad = { from: at, to: at + DISK_BAD_MS };
+      if (bad.to < from || bad.from > to) return false;
+      return lives.some((life) => life.host === host && life.began.after <= bad.to && (life.ended?.by ?? at) >= at);
+    });
 }
 
 /** May this be why the process ended? */
