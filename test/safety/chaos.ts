@@ -10,7 +10,7 @@ import { VmferryError } from '../../workflows/failures.ts';
 import { judge } from './checker.ts';
 import { FAULTS, type Fault } from './faults.ts';
 import { Fleet, type Guest } from './fleet.ts';
-import type { Violation } from './history.ts';
+import type { History, Violation } from './history.ts';
 import { Observer } from './observe/observer.ts';
 import { Random } from './random.ts';
 import { backInService } from './service.ts';
@@ -32,6 +32,8 @@ export interface ChaosReport {
   /** Moves that ended as a defect, and guests that did not come back into service once all was mended. */
   problems: string[];
   violations: Violation[];
+  /** All that was observed, for `judge.ts`. */
+  history: History;
 }
 
 /** Short, so that moves also end in their way back. */
@@ -54,8 +56,9 @@ export async function chaos({ seed, minutes, hosts, guests, log }: ChaosOptions)
     log(`seed ${seed}: ${minutes} minutes of moves and faults begin`);
     await campaign.run(minutes * 60_000);
     await campaign.calm();
-    const violations = judge(await observer.finish());
-    return { seed, minutes, faults: campaign.faults, ends: campaign.ends, problems: campaign.problems, violations };
+    const history = await observer.finish();
+    const { faults, ends, problems } = campaign;
+    return { seed, minutes, faults, ends, problems, violations: judge(history), history };
   } finally {
     await fleet.down();
   }

@@ -3,11 +3,13 @@
  *
  *   npm run chaos -- [--seed S] [--minutes M] [--hosts H] [--guests G]
  *
- * Prints the seed first and the verdict last; the same seed does the same things again.
+ * Prints the seed first and the verdict last; the same seed does the same things again. If something is wrong, the history
+ * is kept for `judge.ts`.
  */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { chaos } from './chaos.ts';
+import { keepHistory } from './evidence.ts';
 
 const { values } = parseArgs({
   options: {
@@ -32,11 +34,15 @@ console.log(
   `chaos: --seed ${options.seed} --minutes ${options.minutes} --hosts ${options.hosts} --guests ${options.guests}`,
 );
 const begun = performance.now();
-const report = await chaos({
+const { history, ...report } = await chaos({
   ...options,
   log: (line) => console.log(`${new Date(performance.now() - begun).toISOString().slice(11, 19)} ${line}`),
 });
 console.log(JSON.stringify(report, null, 2));
 const found = report.violations.length + report.problems.length;
+if (found > 0) {
+  const path = await keepHistory(history, `chaos ${report.seed}`);
+  console.log(`chaos: the history is in ${path}; node test/safety/judge.ts ${path}`);
+}
 console.log(`chaos: seed ${report.seed}: ${found === 0 ? 'no violation' : `${found} things wrong`}`);
 process.exitCode = found === 0 ? 0 : 1;

@@ -1,6 +1,7 @@
 /** Runs cases of the sweep in waves on one testbed, and has the history of each guest judged after its wave. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmferryError } from '../../workflows/failures.ts';
+import { keepHistory } from './evidence.ts';
 import type { Fault } from './faults.ts';
 import { Fleet, type Guest } from './fleet.ts';
 import { Observer } from './observe/observer.ts';
@@ -91,7 +92,12 @@ export class Sweep {
     await this.#fleet.locate();
     const problems = await backInService(this.#fleet);
     const struck = outcomes.map(({ guest }) => guest.id);
-    for (const violation of await settledVerdict(this.#observer, struck)) {
+    const violations = await settledVerdict(this.#observer, struck);
+    if (violations.length > 0) {
+      const path = await keepHistory(await this.#observer.snapshot(struck), `sweep ${fault.name} ${Date.now()}`);
+      this.#log(`  the history is in ${path}; node test/safety/judge.ts ${path} ${struck.join(' ')}`);
+    }
+    for (const violation of violations) {
       const outcome = outcomes.find(({ guest }) => guest.id === violation.instance) ?? outcomes[0];
       outcome?.problems.push(`invariant ${violation.invariant}: ${violation.text}`);
     }
