@@ -293,8 +293,11 @@ export class Host {
   async readOnly(): Promise<void> {
     this.#on();
     if (this.diskState !== 'normal') return;
-    // The file system itself cannot become read-only while QEMU has disks open on it.
-    const script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"';
+    // The file system itself cannot become read-only while QEMU has disks open on it, and a mount that is in its place
+    // already cannot either once somebody opens a file there.
+    const script =
+      'aside=$(mktemp -d) && mount --bind "$0" "$aside" && mount -o remount,bind,ro "$aside" && ' +
+      'mount --move "$aside" "$0" && rmdir "$aside"';
     await this.exec(['bash', '-c', script, STATE_DIRECTORY]);
   }
 
