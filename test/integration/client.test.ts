@@ -263,6 +263,34 @@ describe('the client and Temporal', { skip: await temporalMissing() }, () => {
     assert.equal(await temporal.runningOn('of nobody'), null);
     await api.close();
   });
+
+  it('asks for a decision again that fell to a control worker which does not answer', { timeout: 60_000 }, async () => {
+    const api = apiOf();
+    const temporal = await api.temporal();
+    const { client } = harness;
+    const taskQueue = { name: 'taken-and-never-answered' };
+    const running = await client.workflow.start('migrate', {
+      taskQueue: taskQueue.name,
+      workflowId: workflowId.instance('of a silent worker'),
+      args: [{ instanceId: 'of a silent worker', destination: 'beta' }],
+      workflowTaskTimeout: '1s',
+    });
+    // The server refuses updates once it has handed out the same task often enough.
+    for (let attempt = 0; attempt < 4;) {
+      const { namespace } = client.options;
+      const poll = () => client.workflowService.pollWorkflowTaskQueue({ namespace, taskQueue, identity: 'silent' });
+      attempt = (await client.withDeadline(Date.now() + 30_000, poll)).attempt;
+    }
+    await sleep(1500);
+    const move = await temporal.runningOn('of a silent worker');
+    assert.ok(move);
+    await assert.rejects(move.retry(), {
+      type: 'HostUnreachable',
+      message: 'The control worker fell silent over the decision; ask again',
+    });
+    await running.terminate();
+    await api.close();
+  });
 });
 
 describe('the client and the catalog', { skip: await postgresMissing() }, () => {
