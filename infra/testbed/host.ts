@@ -11,6 +11,7 @@ import { STATE_DIRECTORY, StateDisk, type DiskState } from './disk.ts';
 import {
   commandLine,
   end,
+  entriesOf,
   family,
   find,
   freeze,
@@ -250,8 +251,8 @@ export class Host {
       await look();
       this.disk.hide();
       await this.disk.loseUnsynced(init);
-      // The kernel ends all others of the PID namespace before PID 1 is gone.
-      await end([init]);
+      // The kernel ends all others of the PID namespace before PID 1 is gone, once all who wait for one of them know.
+      await end([...entriesOf(this.processes()), init]);
     }
     this.disk.hide();
   }

@@ -224,6 +224,19 @@ export function namespaceOf(init: Process): Process[] {
     });
 }
 
+/**
+ * The `nsenter`s that brought some of these into their namespaces, and wait for them. One stops when its process stops, goes
+ * on only when it is told to itself, and as long as it does not, an ended process is not reaped and its namespace does not end.
+ */
+export function entriesOf(processes: Process[]): Process[] {
+  const parents = new Set(processes.map(({ pid }) => Number(statOf(`/proc/${pid}`)[1] ?? 0)));
+  return [...parents].flatMap((pid) => {
+    const startTime = startTimeOf(pid);
+    const program = programOf(pid);
+    return startTime !== null && program === 'nsenter' ? [{ pid, startTime, part: '', leader: false, program }] : [];
+  });
+}
+
 /** Is this very process still there (a zombie is not)? */
 export const alive = (process: Process): boolean => startTimeOf(process.pid) === process.startTime;
 
@@ -273,7 +286,7 @@ export async function freeze(processes: () => Process[]): Promise<void> {
 
 /** Lets frozen processes go on. No-op for others. */
 export async function thaw(processes: () => Process[]): Promise<void> {
-  for (const process of processes()) signal(process, 'SIGCONT');
+  for (const process of [...entriesOf(processes()), ...processes()]) signal(process, 'SIGCONT');
   await until(
     () => !processes().some(frozen),
     30_000,

@@ -150,7 +150,10 @@ describe('a testbed with faults of disks and clocks', { skip: cannotRun }, () =>
     const stop = testbed.beforePowerLoss((host) => {
       look = `${host} ${readFileSync(state('power/last'), 'utf8')}`;
     });
+    const command = assert.rejects(testbed.exec('alpha', ['sleep', '60']), { type: 'CommandFailed' });
+    await sleep(300);
     await testbed.kill('alpha', 'host');
+    await command;
     stop();
     assert.equal(look, 'alpha whole', 'until the power goes all of it is there');
     assert.ok(!existsSync(state('power')), 'the disk of a host that is off cannot be seen');

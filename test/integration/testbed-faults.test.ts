@@ -78,9 +78,12 @@ describe('a testbed with faults of processes and links', { skip: cannotRun }, ()
   });
 
   it('freezes a whole host', async () => {
+    const command = testbed.exec('alpha', ['bash', '-c', 'echo begun; sleep 1; echo ended']);
+    await sleep(300);
     await testbed.freeze('alpha', 'host');
     assert.deepEqual(['host', 'worker', 'libvirtd', 'qemu'].flatMap((what) => pids('alpha', what)).flatMap(moving), []);
     await testbed.thaw('alpha', 'host');
+    assert.equal((await command).stdout, 'begun\nended', 'whoever waits for a frozen command goes on with it');
     await testbed.guestStatus('alpha', guest.ip);
   });
 
