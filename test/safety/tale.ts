@@ -11,8 +11,11 @@ const TICK = 100;
 export const INSTANCE = '11111111-1111-4111-8111-111111111111';
 export const IP = '10.77.0.2';
 
-/** How a move ends: where it was going, or back at its source with its process or restored from its save file. */
-export type Outcome = 'moved' | 'resumed' | 'restored';
+/**
+ * How a move ends: where it was going, also there with its RAM lost to a power loss just before it ran; or back at its source
+ * with its process or restored from its save file.
+ */
+export type Outcome = 'moved' | 'lost' | 'resumed' | 'restored';
 
 const about = (at: Time): Between => ({ after: at - LOOK, by: at });
 
@@ -144,8 +147,9 @@ export class Tale {
     const stage = this.#appears(to, `staging/${moveId}`);
     this.at += 500;
 
-    const destination = outcome === 'moved' ? to : source;
-    if (outcome === 'restored') {
+    const arrives = outcome !== 'restored';
+    const destination = arrives ? to : source;
+    if (!arrives) {
       this.#gone(stage);
       this.#forgets(to);
       this.#decides(source, 'return', packageId);
@@ -158,7 +162,7 @@ export class Tale {
     this.host = destination;
     this.#life = this.#begins();
     this.at += 800;
-    if (outcome === 'moved') {
+    if (arrives) {
       this.#ledger(to, 'receipt', next, { packageId });
       this.at += 50;
       this.#decides(source, 'release', packageId, to);
@@ -168,10 +172,13 @@ export class Tale {
     this.generation = next;
     this.at += 30;
     this.#record(destination, `instances/${INSTANCE}/resumed-${next}.json`, {});
-    this.at += 60;
-    this.#resume();
-    this.run(5);
-    if (outcome === 'moved') {
+    if (outcome === 'lost') this.powerLoss();
+    else {
+      this.at += 60;
+      this.#resume();
+      this.run(5);
+    }
+    if (arrives) {
       this.#forgets(source);
       this.#gone(stage);
     }

@@ -21,7 +21,7 @@ const chapter: fc.Arbitrary<Chapter> = fc.oneof(
   fc.record({
     what: fc.constant('move' as const),
     to: fc.nat(1),
-    outcome: fc.constantFrom<Outcome>('moved', 'moved', 'resumed', 'restored'),
+    outcome: fc.constantFrom<Outcome>('moved', 'moved', 'lost', 'resumed', 'restored'),
   }),
   fc.record({ what: fc.constantFrom('power-loss' as const, 'qemu-killed' as const, 'checkpoint' as const) }),
 );

@@ -52,6 +52,10 @@ describe('good histories', () => {
     assert.deepEqual(texts(new Tale().run().checkpoint().powerLoss().run().checkpoint().move('beta').run().end()), []);
   });
 
+  it('a power loss just before the guest would have run where it was moved, and a move back later', () => {
+    assert.deepEqual(texts(new Tale().run().move('beta', 'lost').run().move('alpha').run().end()), []);
+  });
+
   it('a line that a move has cut in two', () => {
     const history = oneMove();
     const [before, after] = [at(history.consoles, 0), at(history.consoles, 1)];

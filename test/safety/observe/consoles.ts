@@ -155,9 +155,12 @@ const emptyLog = (host: string, instance: string, generation: number): ConsoleLo
 /** The kernel may speak in the middle of a line: `ram=12[   99.123456] watchdog: …\n3 disk=…`. */
 const withoutKernelMessages = (text: string): string => text.replace(/\[ *\d+\.\d{6}\][^\n]*\n/g, '');
 
-/** The count that a whole line tells, without its newline; null for any other line. */
+/**
+ * The count that a whole line tells, without its newline; null for any other line. A guest that was killed in the middle of a
+ * line, and booted again in the same log, goes on in that line.
+ */
 export function countOf(line: string): number | null {
-  const count = /^ram=(\d+) disk=\d+ uptime=\d+\.\d{3} wall=\d+\r?$/.exec(line)?.[1];
+  const count = /ram=(\d+) disk=\d+ uptime=\d+\.\d{3} wall=\d+\r?$/.exec(line)?.[1];
   return count === undefined ? null : Number(count);
 }
 

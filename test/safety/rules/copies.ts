@@ -27,16 +27,24 @@ function saveFiles(view: View): StateCopy[] {
     const stale = staleAfter(view, complete);
     const until = Math.min(gone?.by ?? Infinity, stale.certainly);
     const owned = intersection([[complete.after, until]], possiblyOwned(view, host));
-    const decided = view.tenures
-      .filter((tenure) => tenure.host === host)
-      .map((tenure) => tenure.until?.after ?? Infinity);
     found.push({
       what: `the save file on ${host}`,
       possible: intersection(owned, disksOn(view, host)),
-      certain: [complete.by, Math.min(gone?.after ?? Infinity, stale.possibly, Math.max(0, ...decided))],
+      certain: [complete.by, Math.min(gone?.after ?? Infinity, stale.possibly, keptUntil(view, host, complete))],
     });
   }
   return found;
+}
+
+/**
+ * How long the owner who made a save file may have gone on from it: he may have taken the instance back meanwhile, but when he
+ * has it again later, the file is none of his.
+ */
+function keptUntil({ tenures }: View, host: string, complete: Between): Time {
+  let index = tenures.findLastIndex((tenure) => tenure.host === host && tenure.from.after <= complete.by);
+  if (index < 0) return 0;
+  while (tenures[index]?.decision === 'return' && tenures[index + 1]?.host === host) index += 1;
+  return tenures[index]?.until?.after ?? Infinity;
 }
 
 function sealedPackages(view: View): StateCopy[] {
