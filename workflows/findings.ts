@@ -64,6 +64,7 @@ const kind = (
 });
 
 const MENDS_ITSELF = (): string => '`vmferry doctor --mend` does what is needed.';
+const CLEARS_AWAY = (): string => '`vmferry doctor --mend` clears it away, once it is certain that nobody needs it.';
 
 export const FINDINGS = {
   // ---- What runs ----
@@ -106,7 +107,7 @@ export const FINDINGS = {
     ({ instanceId = 'ID' }) =>
       `It never runs again. When nothing of it is needed: \`virsh destroy ${instanceId}\` there.`,
   ),
-  waitingCopy: kind('info', { explained: true, mend: 'settle' }, MENDS_ITSELF),
+  waitingCopy: kind('info', { explained: true, mend: 'settle' }, CLEARS_AWAY),
   stillDefined: kind('info', { mend: 'undefine' }, MENDS_ITSELF),
   startsByItself: kind('warning', { mend: 'autostartOff' }, MENDS_ITSELF),
 
@@ -130,13 +131,13 @@ export const FINDINGS = {
       `\`qemu-img check ${path}\` on ${host} tells more; its newest package may be all there is.`,
   ),
   strayAddress: kind('info', { mend: 'expel' }, MENDS_ITSELF),
-  expectedHere: kind('info', { explained: true, mend: 'settle' }, MENDS_ITSELF),
+  expectedHere: kind('info', { explained: true, mend: 'settle' }, CLEARS_AWAY),
   strangeDhcpEntry: kind(
     'info',
     {},
     ({ host }) => `No record of vmferry’s asks for it: \`virsh net-edit guests\` on ${host}, if nobody else needs it.`,
   ),
-  workingCopyLeft: kind('info', { explained: true, mend: 'settle' }, MENDS_ITSELF),
+  workingCopyLeft: kind('info', { explained: true, mend: 'settle' }, CLEARS_AWAY),
   moveFolderLeft: kind(
     'info',
     { explained: true, mend: 'settle' },
