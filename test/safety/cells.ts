@@ -27,8 +27,10 @@ const CHOSEN = [
   'control worker killed',
   'Temporal killed',
 ];
-/** With as many faults of hosts as this, each strikes another part of the points and together they strike all. */
-const TURNS = 4;
+/** Each fault strikes another part of the points. */
+const TURNS = 8;
+/** Enough for every wave of the chosen part. */
+export const CHOSEN_GUESTS = 8;
 
 /** One wave of each chosen fault: a host is struck at points of its own steps, what all share at half as many of any. */
 export function chosenCells(): Cell[] {

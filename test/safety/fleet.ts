@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openApi, type Api, type Orchestrator, type Running } from '../../client/api.ts';
 import { loadProfile } from '../../client/profile.ts';
 import { Testbed, type UpOptions } from '../../infra/testbed/testbed.ts';
-import type { HostId, InstanceId, MoveOptions, MoveResult } from '../../workflows/contract.ts';
+import type { HostId, InstanceId, MoveOptions, MoveResult, PackageId } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 
 export interface Guest {
@@ -24,6 +24,8 @@ const TESTBED = new URL('../../infra/testbed/main.ts', import.meta.url).pathname
 
 /** No fault keeps the catalog away for longer. */
 const CATALOG_AWAY_MS = 120_000;
+
+const DELETE_SECONDS = 120;
 
 /** With less, the guest's kernel does not come up. */
 export const GUEST_MEMORY = 128 * 1024 * 1024;
@@ -130,6 +132,20 @@ export class Fleet {
   async openMoves(): Promise<string[]> {
     const moves = await (await this.#api.catalog()).moves({ openOnly: true });
     return moves.map(({ id, instanceName, phase }) => `${id} of ${instanceName}: ${phase}`);
+  }
+
+  /** What moves of these guests have left for a later restore, by the catalog. */
+  async packages(guests: readonly Guest[]): Promise<PackageId[]> {
+    const rows = await (await this.#api.catalog()).packages();
+    return rows.filter(({ instanceId }) => guests.some(({ id }) => id === instanceId)).map(({ id }) => id);
+  }
+
+  async deletePackages(ids: readonly PackageId[]): Promise<void> {
+    const temporal = await this.temporal();
+    const deleting = ids.map(async (packageId) => {
+      await this.end(await temporal.start('deletePackage', { packageId }), DELETE_SECONDS);
+    });
+    await Promise.all(deleting);
   }
 
   async migrate(guest: Guest, destination: HostId, options: MoveOptions = {}): Promise<Running<MoveResult>> {

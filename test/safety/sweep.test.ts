@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { cannotRun } from '../support/pool.ts';
-import { chosenCells } from './cells.ts';
+import { CHOSEN_GUESTS, chosenCells } from './cells.ts';
 import { Sweep } from './sweep.ts';
 
 describe('moves that are struck', { skip: cannotRun }, () => {
   let sweep: Sweep;
   before(async () => {
-    sweep = await Sweep.up(console.log);
+    sweep = await Sweep.up(console.log, CHOSEN_GUESTS);
   });
   after(() => sweep.down());
 

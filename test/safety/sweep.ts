@@ -68,6 +68,13 @@ export class Sweep {
     }
   }
 
+  /** The disks of the hosts hold the packages of a few hundred moves, and all of them are verified with every verdict. */
+  async #makeRoom(): Promise<void> {
+    const ids = await this.#fleet.packages(this.#fleet.guests.filter((guest) => !this.#busy.has(guest)));
+    this.#observer.disturbance({ kind: 'operator-deleted', ids });
+    await this.#fleet.deletePackages(ids);
+  }
+
   /** No guest is where a case needs it: these are moved to the other host, undisturbed. */
   async #cross(guests: readonly Guest[]): Promise<void> {
     const going = guests.map(async (guest) => {
@@ -102,6 +109,7 @@ export class Sweep {
       outcome?.problems.push(`invariant ${violation.invariant}: ${violation.text}`);
     }
     for (const { guest, text } of problems) outcomes.find((one) => one.guest === guest)?.problems.push(text);
+    await this.#makeRoom();
     const bad = outcomes.filter((outcome) => outcome.problems.length > 0);
     for (const { cell, problems: found } of bad) {
       this.#log(`  ✖ ${fault.name}, ${cell.role}, ${cell.point.name}: ${found.join('; ')}`);
