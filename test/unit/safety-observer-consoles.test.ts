@@ -47,6 +47,15 @@ describe('the observer of consoles', () => {
     assert.deepEqual(spans(), [['1-2', '1-2']]);
   });
 
+  it('knows what is left of a log after a power loss, whose end may be zeros', () => {
+    prints(line(1) + line(2) + line(3));
+    observer.off('alpha');
+    writeFileSync(path, line(1) + '\0'.repeat(100));
+    observer.add('alpha', 'guest', 1, path);
+    prints(line(1) + line(2));
+    assert.deepEqual(spans(), [['1-3'], ['1-2']]);
+  });
+
   it('begins again with a log that begins again', () => {
     prints(line(1) + line(2) + line(3));
     writeFileSync(path, line(1));

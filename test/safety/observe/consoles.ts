@@ -68,8 +68,11 @@ export class ConsoleObserver {
     const known = this.#before.get(path);
     this.#before.delete(path);
     if (!known) return 0;
-    const bytes = readSync(fd, this.#buffer, 0, known.length, 0);
-    return this.#buffer.subarray(0, bytes).equals(known.subarray(0, bytes)) ? fstatSync(fd).size : 0;
+    const left = this.#buffer.subarray(0, readSync(fd, this.#buffer, 0, known.length, 0));
+    // Its size may have been synced where its text was not.
+    const zeros = left.indexOf(0);
+    const told = zeros < 0 ? left : left.subarray(0, zeros);
+    return told.equals(known.subarray(0, told.length)) ? fstatSync(fd).size : 0;
   }
 
   look(): void {
