@@ -5,7 +5,7 @@ import { VcpuRuns } from '../safety/observe/runs.ts';
 
 const EVERY_MS = 20;
 
-/** Milliseconds of CPU time that were used between each two looks. */
+/** Milliseconds of CPU time that were used between each two looks; the process ends after the last. */
 function runsOf(growths: readonly number[], vcpus = 1): Run[] {
   const ran = new VcpuRuns([], vcpus);
   let used = 0;
@@ -13,6 +13,7 @@ function runsOf(growths: readonly number[], vcpus = 1): Run[] {
     used += grown * 1e6;
     ran.look(used, index * EVERY_MS, (index + 1) * EVERY_MS);
   }
+  ran.ended((growths.length + 1) * EVERY_MS);
   return ran.runs;
 }
 const times = (count: number, ...growths: number[]): number[] => Array<number[]>(count).fill(growths).flat();
@@ -26,6 +27,18 @@ describe('the runs that the observer sees', () => {
   it('are none of a copy that is restored, rests and is told to quit', () => {
     assert.deepEqual(runsOf([...made, ...rest, ...quitting]), []);
     assert.deepEqual(runsOf([...made, ...quitting]), []);
+  });
+
+  it('are none of a copy that takes long to quit', () => {
+    assert.deepEqual(runsOf([...made, ...rest, 12, 8]), []);
+    const [run, ...others] = runsOf([...idle, ...rest, 12, 8]);
+    assert.ok(run && others.length === 0);
+    assert.ok(run.by <= idle.length * EVERY_MS);
+  });
+
+  it('are those of a copy that ran before it was killed', () => {
+    assert.equal(runsOf([...made, ...rest, ...times(10, 18)]).length, 1);
+    assert.equal(runsOf([...made, ...rest, 18, 18, 18]).length, 1);
   });
 
   it('begin when it is resumed', () => {
@@ -60,6 +73,6 @@ describe('the runs that the observer sees', () => {
 
   it('are told of several vCPUs together, each of which may be quitting', () => {
     assert.deepEqual(runsOf([...rest, 16], 2), []);
-    assert.equal(runsOf([...rest, 20], 2).length, 1);
+    assert.equal(runsOf([...rest, 20, ...rest], 2).length, 1);
   });
 });

@@ -156,8 +156,9 @@ export class QemuObserver {
     watched.ran.look(used, watched.lookedAt, now());
   }
 
-  #ended({ life, vcpus, lookedAt }: Watched): void {
+  #ended({ life, vcpus, ran, lookedAt }: Watched): void {
     life.ended = { after: lookedAt, by: now() };
+    ran.ended(life.ended.by);
     vcpus.forEach((fd) => closeSync(fd));
     this.#living.delete(life.pid);
   }
