@@ -14,6 +14,7 @@ import { allCells, shard } from './cells.ts';
 import { Results } from './results.ts';
 import { Sweep } from './sweep.ts';
 import { updatePage } from './table.ts';
+import type { Cell } from './wave.ts';
 
 const REPOSITORY = new URL('../..', import.meta.url).pathname;
 const RESULTS = join(REPOSITORY, 'docs/safety/results.jsonl');
@@ -41,23 +42,29 @@ const begun = performance.now();
 const log = (line: string): void => console.log(`${clock(performance.now() - begun)} ${line}`);
 log(`${mine.length} cases, ${left.length} of them to be run`);
 
-let done = 0;
-if (left.length > 0) {
+try {
+  if (left.length > 0) await run(left);
+} finally {
+  // Also with what an interrupted run has left.
+  await updatePage(PAGE, results.all());
+}
+const failed = mine.filter((cell) => !results.passed(cell)).length;
+console.log(`\n${mine.length - failed} passed, ${failed} failed, 0 skipped`);
+process.exitCode = failed > 0 ? 1 : 0;
+
+async function run(cells: Cell[]): Promise<void> {
   const sweep = await Sweep.up(log);
+  let done = 0;
   try {
-    await sweep.run(left, async (outcome) => {
+    await sweep.run(cells, async (outcome) => {
       await results.add(outcome);
       done += 1;
     });
     log(`${done} cases run`);
   } finally {
     await sweep.down();
-    await updatePage(PAGE, results.all());
   }
 }
-const failed = mine.filter((cell) => !results.passed(cell)).length;
-console.log(`\n${mine.length - failed} passed, ${failed} failed, 0 skipped`);
-process.exitCode = failed > 0 ? 1 : 0;
 
 function clock(milliseconds: number): string {
   return new Date(milliseconds).toISOString().slice(11, 19);
