@@ -19,9 +19,12 @@ const BEAT_MS = 1000;
 export function faultPoints(directory: string): ActivityInboundCallsInterceptor {
   return {
     async execute(input, next) {
-      const activity = Context.current().info.activityType;
+      const { activityType, workflowExecution } = Context.current().info;
       const [subject] = input.args as [{ instanceId?: string }?];
-      const at = (point: string): Promise<void> => hold(directory, `${activity}.${point}`, subject?.instanceId);
+      // Not every step of a move is told of which instance; the workflow's id is.
+      const moved = /^instance:(.+)$/.exec(workflowExecution?.workflowId ?? '')?.[1];
+      const at = (point: string): Promise<void> =>
+        hold(directory, `${activityType}.${point}`, subject?.instanceId ?? moved);
       await at('before');
       const result = await withMarks(at, () => next(input));
       await at('after');

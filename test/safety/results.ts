@@ -3,12 +3,15 @@ import { existsSync, readFileSync } from 'node:fs';
 import { appendFile, mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Role } from './expectation.ts';
+import type { Place } from './points.ts';
 import type { Cell, Outcome } from './wave.ts';
 
 export interface Result {
   fault: string;
   role: Role;
   point: string;
+  /** Whose worker stood there: both hosts take the last step. */
+  place: Place;
   end: string;
   /** From the strike to the end of the move. */
   seconds: number;
@@ -31,7 +34,7 @@ export class Results {
     const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
     for (const line of text.split('\n').filter((line) => line !== '')) {
       const result = JSON.parse(line) as Result;
-      results.#byCell.set(key(result.fault, result.role, result.point), result);
+      results.#byCell.set(key(result), result);
     }
     return results;
   }
@@ -42,16 +45,20 @@ export class Results {
 
   /** Has this case ended as it must? One that has not is tried again. */
   passed({ fault, role, point }: Cell): boolean {
-    return this.#byCell.get(key(fault.name, role, point.name))?.problems.length === 0;
+    return (
+      this.#byCell.get(key({ fault: fault.name, role, point: point.name, place: point.place }))?.problems.length === 0
+    );
   }
 
   async add({ cell, end, seconds, why, problems }: Outcome): Promise<void> {
     const { fault, role, point } = cell;
-    const result: Result = { fault: fault.name, role, point: point.name, end, seconds, why, problems };
-    this.#byCell.set(key(result.fault, role, result.point), result);
+    const { name, place } = point;
+    const result: Result = { fault: fault.name, role, point: name, place, end, seconds, why, problems };
+    this.#byCell.set(key(result), result);
     await mkdir(dirname(this.#path), { recursive: true });
     await appendFile(this.#path, `${JSON.stringify(result)}\n`);
   }
 }
 
-const key = (fault: string, role: Role, point: string): string => [fault, role, point].join('\n');
+const key = ({ fault, role, point, place }: Pick<Result, 'fault' | 'role' | 'point' | 'place'>): string =>
+  [fault, role, point, place].join('\n');
