@@ -20,11 +20,9 @@ export function faultPoints(directory: string): ActivityInboundCallsInterceptor 
   return {
     async execute(input, next) {
       const { activityType, workflowExecution } = Context.current().info;
-      const [subject] = input.args as [{ instanceId?: string }?];
-      // Not every step of a move is told of which instance; the workflow's id is.
-      const moved = /^instance:(.+)$/.exec(workflowExecution?.workflowId ?? '')?.[1];
-      const at = (point: string): Promise<void> =>
-        hold(directory, `${activityType}.${point}`, subject?.instanceId ?? moved);
+      // Not every step is told of which instance it is; the id of whatever works on one says it.
+      const instance = /^instance:(.+)$/.exec(workflowExecution?.workflowId ?? '')?.[1];
+      const at = (point: string): Promise<void> => hold(directory, `${activityType}.${point}`, instance);
       await at('before');
       const result = await withMarks(at, () => next(input));
       await at('after');
