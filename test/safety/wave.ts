@@ -35,7 +35,7 @@ export interface Outcome {
 export const STRUCK: HostId = 'alpha';
 export const OTHER: HostId = 'beta';
 
-const REACH_SECONDS = 420;
+const REACH_SECONDS = 300;
 /** No fault lasts for half a minute, and retries are at most 15 s apart. */
 const END_SECONDS = 420;
 const RETRY_WINDOW_SECONDS = 180;
