@@ -86,7 +86,7 @@ export class ConsoleObserver {
   }
 
   /**
-   * For logs that begin anew: libvirt empties the log of a domain that it boots. To be called several times a second, for
+   * For logs that begin anew, as one does that is not appended to. To be called several times a second, for
    * the new content must not have outgrown the old. Closes those that nobody can write to any more.
    */
   survey(): void {
