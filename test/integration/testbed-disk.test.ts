@@ -146,28 +146,33 @@ describe('a testbed with faults of disks and clocks', { skip: cannotRun }, () =>
     ]);
     // Somebody keeps a file of the old file system open; the boot is not to wait for him.
     const open = openSync(state('power/durable'), 'r');
-    let look = '';
-    const stop = testbed.beforePowerLoss((host) => {
-      look = `${host} ${readFileSync(state('power/last'), 'utf8')}`;
-    });
-    const command = assert.rejects(testbed.exec('alpha', ['sleep', '60']), { type: 'CommandFailed' });
-    await sleep(300);
-    await testbed.kill('alpha', 'host');
-    await command;
-    stop();
-    assert.equal(look, 'alpha whole', 'until the power goes all of it is there');
-    assert.ok(!existsSync(state('power')), 'the disk of a host that is off cannot be seen');
-    await testbed.start('alpha', 'host');
-    const found = Object.fromEntries(
+    try {
+      let look = '';
+      const stop = testbed.beforePowerLoss((host) => {
+        look = `${host} ${readFileSync(state('power/last'), 'utf8')}`;
+      });
+      const command = assert.rejects(testbed.exec('alpha', ['sleep', '60']), { type: 'CommandFailed' });
+      await sleep(300);
+      await testbed.kill('alpha', 'host');
+      await command;
+      stop();
+      assert.equal(look, 'alpha whole', 'until the power goes all of it is there');
+      assert.ok(!existsSync(state('power')), 'the disk of a host that is off cannot be seen');
+      await testbed.start('alpha', 'host');
+    } finally {
+      closeSync(open);
+    }
+    const { last = '', ...found } = Object.fromEntries(
       readdirSync(state('power'), { withFileTypes: true }).map((entry) => [
         entry.name,
         entry.isDirectory() ? 'directory' : readFileSync(state(`power/${entry.name}`), 'utf8'),
       ]),
     );
-    // What was synced later has taken its name along, not its content.
+    // What was synced later has taken a name along, not the content: that of the careless file always, that of the
+    // last one where the guest or libvirt happened to sync something of theirs.
     assert.deepEqual(found, { careless: '', durable: 'whole', once: 'whole', one: 'directory' });
+    assert.equal(last, '');
     assert.ok(existsSync(state('power/one/two')));
-    closeSync(open);
     await pool.addImage('alpha');
   });
 
