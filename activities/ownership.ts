@@ -4,7 +4,7 @@ import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
 import { requireFolder } from './move-folder.ts';
 import { readSaveRecord } from './save-record.ts';
-import type { Owned } from './trust/ledger.ts';
+import type { Owned } from './trust/ledger-book.ts';
 
 /**
  * This host owns the generation before the move's and has not decided about it, and the move's folder is no other

@@ -21,7 +21,7 @@ import { hasRun, markRun, runReleased } from './resume-instance.ts';
 import { runTakenBack } from './return-instance.ts';
 import { LOCAL_XML, rewriteOpened } from './rewrite-xml.ts';
 import { readSaveRecord } from './save-record.ts';
-import type { Owned } from './trust/ledger.ts';
+import type { Owned } from './trust/ledger-book.ts';
 import { readUnverified } from './trust/signed-text.ts';
 import { Link } from './trust/statements.ts';
 

@@ -4,7 +4,7 @@
  *
  *   keys/                         host key pair, TLS key and certificate, pool public key, own certified record
  *   images/<image>/               disk.img, kernel, initrd, image.json
- *   instances/<instance>/ledger/  ownership records (activities/trust/ledger.ts); never deleted
+ *   instances/<instance>/ledger/  ownership records (activities/trust/ledger-book.ts); never deleted
  *   instances/<instance>/*.json   what this host did about it last: reserved, given up, saved, resumed; never deleted
  *   instances/<instance>/g<n>/    disks, kernel, initrd, serial.log of generation n: what QEMU has open
  *   network/<instance>.json       addresses admitted to the guest network

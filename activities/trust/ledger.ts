@@ -1,14 +1,6 @@
 /**
- * A host's own memory of who may run an instance: durable, local, obeyed by every step, believed over any catalog.
- *
- *   owned-<g>.json               this host owns (or owned) generation g, and the chain that proves it
- *   decision-<g>.json            what became of generation g: release, return, end, or fence. Never two.
- *   fence-<g>.json               the fence that gives generation g to a host, this one or another. Never two.
- *   seen-<g>.json                the package that it accepted for generation g
- *   receipt-<g>-<move>.json      the receipt that it gave
- *   sealed-<g>-<package>.json    the origin record that it signed when it sealed a package for generation g
- *
- * Each is JSON that begins with a sentence for people (records/durable.ts); what decides is the signed text in it.
+ * A host's own memory of who may run an instance: durable, local, obeyed by every step, believed over any catalog. Its
+ * files, and what `owned-<g>` and the like are, are in ledger-book.ts.
  *
  * The rules:
  *
@@ -29,46 +21,18 @@
  * race one wins and the other is told. A decision is on the disk before anything acts on it. `takeBack` and `obeyFence`
  * need two files; the decision alone counts, the other is written again by whoever finds it missing.
  */
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { HostId, InstanceId, MoveId, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import type { CameBy } from '../../workflows/findings.ts';
-import { createRecord, exists, makeDirectory, readJson, syncDirectory, writeRecord } from '../records/durable.ts';
 import type { Layout } from '../records/layout.ts';
 import { verifyClaim, verifyFence, type Chain, type ChainClaim, type ChainEnd } from './chain.ts';
 import type { HostKeys } from './keys.ts';
+import { continued, LedgerBook, madeBy, type Decision, type Owned, type Seen } from './ledger-book.ts';
 import type { PoolTrust } from './pool.ts';
 import { digestOf, readUnverified, signText, verifyText, type Verified } from './signed-text.ts';
-import {
-  Fence,
-  fingerprint,
-  hex,
-  Link,
-  Receipt,
-  Release,
-  uuid,
-  type End,
-  type Return,
-  type Spawn,
-} from './statements.ts';
-
-export interface Owned {
-  generation: number;
-  chain: Chain;
-  /** Digest of the origin record of the package by which the instance came here; null if it was spawned here. */
-  originDigest: string | null;
-}
-
-export interface Decision {
-  /** `fence`: not this host's own, but the operator's, whether it owned the generation or not. */
-  kind: 'release' | 'return' | 'end' | 'fence';
-  statement: SignedText;
-  /** Null for `end`. */
-  packageId: PackageId | null;
-}
+import { Fence, Link, Receipt, Release, type End, type Return, type Spawn } from './statements.ts';
 
 /** What a ledger says of an instance, in short. */
 export interface LedgerView {
@@ -88,42 +52,6 @@ export interface LedgerOptions {
   pool: PoolTrust;
   /** This host's record as the pool certified it; goes into every chain that it continues. */
   selfRecord: () => Promise<SignedText>;
-}
-
-const signed = z.string();
-const OwnedRecord = z.strictObject({
-  generation: z.int().min(1),
-  chain: z.strictObject({ statements: z.array(signed), hosts: z.array(signed) }),
-  originDigest: hex(32).nullable(),
-});
-const DecisionRecord = z.strictObject({
-  kind: z.enum(['release', 'return', 'end', 'fence']),
-  statement: signed,
-  packageId: uuid.nullable(),
-});
-const SeenRecord = z.strictObject({
-  packageId: uuid,
-  /** Verified when it was accepted, with where it ends. */
-  chain: OwnedRecord.shape.chain,
-  ownerFingerprint: fingerprint,
-  tip: hex(32),
-});
-const ReceiptRecord = z.strictObject({ packageId: uuid, originDigest: hex(32), receipt: signed });
-const SealedRecord = z.strictObject({ originDigest: hex(32) });
-const FenceRecord = z.strictObject({ fence: signed });
-
-/** One instance in the ledger: file names, and what is known of each generation. */
-interface Book {
-  folder: string;
-  /** Generations with an `owned-` file, ascending. */
-  owned: number[];
-  decided: Set<number>;
-  /** The highest generation with a `seen-` file; 0 if none. */
-  accepted: number;
-  /** Generations with a `fence-` file, ascending. */
-  fenced: number[];
-  /** The highest generation that this host has heard of, by whatever file; 0 if none. */
-  highest: number;
 }
 
 export class Ledger {
@@ -149,13 +77,13 @@ export class Ledger {
     const book = await this.#open(instanceId);
     const newest = book.owned.at(-1);
     if (newest === undefined) return null;
-    const owned = await this.#ownedAt(book, newest);
-    if (await this.#fenceAround(book, owned)) return null;
+    const owned = await book.ownedAt(newest);
+    if (await book.fenceAround(owned)) return null;
     if (!book.decided.has(newest)) return owned;
-    const decision = await this.#decisionAt(book, newest);
+    const decision = await book.decisionAt(newest);
     // A crash between the two files of takeBack.
     if (decision?.kind !== 'return') return null;
-    return this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
+    return book.becomeOwner(continued(owned, decision.statement), 'was taken back');
   }
 
   /**
@@ -168,7 +96,7 @@ export class Ledger {
     const book = await this.#open(instanceId);
     const generation = book.owned.at(-1);
     if (generation === undefined) return null;
-    const { chain } = await this.#ownedAt(book, generation);
+    const { chain } = await book.ownedAt(generation);
     const link = await readUnverified(chain.statements.at(-1) ?? '', Link);
     return {
       generation,
@@ -179,7 +107,7 @@ export class Ledger {
 
   /** What became of a generation, by this host's own decision or by a fence; null if nothing that it knows of. */
   async decision(instanceId: InstanceId, generation: number): Promise<Decision | null> {
-    return this.#decisionAt(await this.#open(instanceId), generation);
+    return (await this.#open(instanceId)).decisionAt(generation);
   }
 
   /** All of it in short, for whoever compares it with the world; null if this host never heard of the instance. Writes nothing. */
@@ -188,11 +116,11 @@ export class Ledger {
     if (book.highest === 0) return null;
     const newest = book.owned.at(-1) ?? 0;
     const last = Math.max(0, ...book.decided);
-    const decision = await this.#decisionAt(book, last);
+    const decision = await book.decisionAt(last);
     const takeBackUnfinished = decision?.kind === 'return' && newest === last;
     const owns = takeBackUnfinished ? newest + 1 : book.decided.has(newest) ? 0 : newest;
-    const owned = owns === 0 ? null : await this.#ownedAt(book, owns);
-    const statement = owned && !(await this.#fenceAround(book, owned)) ? owned.chain.statements.at(-1) : undefined;
+    const owned = owns === 0 ? null : await book.ownedAt(owns);
+    const statement = owned && !(await book.fenceAround(owned)) ? owned.chain.statements.at(-1) : undefined;
     return {
       owned: statement === undefined ? null : { generation: owns, by: cameBy(await readUnverified(statement, Link)) },
       decided: decision && {
@@ -221,10 +149,10 @@ export class Ledger {
         `instance ${instanceId} was spawned before; its id cannot be used again`,
       );
     }
-    if (book.owned.length > 0) return this.#ownedAt(book, 1);
+    if (book.owned.length > 0) return book.ownedAt(1);
     const statement: Spawn = { type: 'spawn', version: 1, instanceId, generation: 1, ...this.#signer(), time: now() };
     const chain = { statements: [await this.#sign(statement)], hosts: [await this.#selfRecord()] };
-    return this.#becomeOwner(book, { generation: 1, chain, originDigest: null }, 'was spawned here');
+    return book.becomeOwner({ generation: 1, chain, originDigest: null }, 'was spawned here');
   }
 
   /**
@@ -244,19 +172,20 @@ export class Ledger {
     const fence = continuation.at(-1);
     const generation = origin.generation + later.length;
     const chain = { ...origin.chain, statements: [...origin.chain.statements, ...later] };
-    const path = join(this.#layout.ledger(instanceId), `seen-${generation}.json`);
-    const before = await readJson(path, SeenRecord);
+    let book = await this.#open(instanceId);
+    const before = await book.seenAt(generation);
     // Said yes before, to exactly this: a long chain takes a millisecond for each of its statements.
     if (!fence && before?.packageId === packageId && before.ownerFingerprint === origin.sourceFingerprint) {
       if (isDeepStrictEqual(before.chain, chain)) {
-        const book = await this.#open(instanceId);
+        // Whoever wrote that may have died since we looked, before its name was durable: look again.
+        book = await this.#open(instanceId);
         await this.#compareWithFences(book, generation, chain);
         return this.#refuseStale(book, generation, packageId);
       }
     }
     const end = await verifyClaim(origin, this.#pool, later);
     if (fence) await this.#checkFence(fence, { instanceId, packageId, generation, previous: end.tip });
-    let book = await this.#open(instanceId, 'make');
+    book = await this.#open(instanceId, 'make');
     await this.#compareWithOwnDecisions(book, end);
     await this.#refuseStale(book, generation, packageId);
     if (fence) {
@@ -266,7 +195,7 @@ export class Ledger {
     await this.#compareWithFences(book, generation, chain, fence);
     const record = { packageId, chain, ownerFingerprint: end.ownerFingerprint, tip: end.tip };
     const what = `accepted package ${packageId} of ${end.owner} for generation ${generation} of instance ${instanceId}`;
-    const seen = await this.#createOnce(path, SeenRecord, record, what);
+    const seen = await book.keepSeen(generation, record, what);
     if (seen.packageId !== packageId)
       throw stale(packageId, generation, `this host accepted package ${seen.packageId} for it`);
     // Another step may have accepted a later package since we looked.
@@ -287,10 +216,9 @@ export class Ledger {
   }): Promise<SignedText> {
     const { instanceId, generation, packageId, moveId, originDigest } = input;
     const book = await this.#open(instanceId);
-    const path = join(book.folder, `receipt-${generation}-${moveId}.json`);
-    let record = await readJson(path, ReceiptRecord);
+    let record = await book.receiptFor(generation, moveId);
     if (!record) {
-      const seen = await this.#seenAt(book, generation);
+      const seen = await book.seenAt(generation);
       if (seen?.packageId !== packageId) {
         throw new VmferryError('ReceiptInvalid', `host ${this.#keys.name} has not accepted package ${packageId}`);
       }
@@ -302,7 +230,7 @@ export class Ledger {
       };
       const receipt = await this.#sign(Receipt.parse(statement));
       const what = `gave its receipt for package ${packageId}: generation ${generation} of instance ${instanceId} is restored, paused`;
-      record = await this.#createOnce(path, ReceiptRecord, { packageId, originDigest, receipt }, what);
+      record = await book.keepReceipt(generation, moveId, { packageId, originDigest, receipt }, what);
     }
     if (record.packageId !== packageId || record.originDigest !== originDigest) {
       throw new VmferryError('ReceiptInvalid', `move ${moveId} already has a receipt, for package ${record.packageId}`);
@@ -324,9 +252,8 @@ export class Ledger {
   }): Promise<void> {
     const { instanceId, generation, packageId, originDigest } = input;
     const book = await this.#open(instanceId);
-    await this.#stillOwnedAt(book, generation - 1, instanceId);
-    const about = this.#about(`sealed package ${packageId} for generation ${generation} of instance ${instanceId}`);
-    await writeRecord(join(book.folder, `sealed-${generation}-${packageId}.json`), about, { originDigest });
+    await book.stillOwnedAt(generation - 1);
+    await book.keepSealed(generation, packageId, originDigest);
   }
 
   /**
@@ -345,8 +272,8 @@ export class Ledger {
   }): Promise<SignedText> {
     const { instanceId, generation, packageId } = input;
     const book = await this.#open(instanceId);
-    const owned = await this.#stillOwnedAt(book, generation - 1, instanceId);
-    let decision = await this.#decisionAt(book, generation - 1);
+    const owned = await book.stillOwnedAt(generation - 1);
+    let decision = await book.decisionAt(generation - 1);
     // What was released stays released, were the destination revoked since: it may be running the instance.
     const { record: to, key } = decision
       ? await this.#pool.onceCertifiedHost(input.destination)
@@ -371,7 +298,11 @@ export class Ledger {
         time: now(),
       };
       const what = `released the instance to ${to.name}, which goes on as generation ${generation} from package ${packageId}`;
-      decision = await this.#decide(book, generation - 1, 'release', statement, packageId, what);
+      decision = await book.decide(
+        generation - 1,
+        { kind: 'release', statement: await this.#sign(statement), packageId },
+        what,
+      );
     }
     const released = decision.kind === 'release' && (await readUnverified(decision.statement, Release));
     if (!released || released.packageId !== packageId || released.toFingerprint !== to.fingerprint) {
@@ -389,8 +320,8 @@ export class Ledger {
   async takeBack(input: { instanceId: InstanceId; generation: number; packageId: PackageId }): Promise<Owned> {
     const { instanceId, generation, packageId } = input;
     const book = await this.#open(instanceId);
-    const owned = await this.#stillOwnedAt(book, generation - 1, instanceId);
-    let decision = await this.#decisionAt(book, generation - 1);
+    const owned = await book.stillOwnedAt(generation - 1);
+    let decision = await book.decisionAt(generation - 1);
     if (!decision) {
       const statement: Return = {
         ...{ type: 'return', version: 1, instanceId, packageId, generation, previous: await tip(owned) },
@@ -398,12 +329,16 @@ export class Ledger {
         time: now(),
       };
       const what = `took the instance back, and goes on as generation ${generation}; package ${packageId} will never be released`;
-      decision = await this.#decide(book, generation - 1, 'return', statement, packageId, what);
+      decision = await book.decide(
+        generation - 1,
+        { kind: 'return', statement: await this.#sign(statement), packageId },
+        what,
+      );
     }
     if (decision.kind !== 'return' || decision.packageId !== packageId) {
       throw decidedAlready(instanceId, generation - 1, decision);
     }
-    const next = await this.#becomeOwner(book, continued(owned, decision.statement), 'was taken back');
+    const next = await book.becomeOwner(continued(owned, decision.statement), 'was taken back');
     await this.#refuseGoneOn(instanceId, generation);
     return next;
   }
@@ -436,7 +371,7 @@ export class Ledger {
         `the release of instance ${instanceId} to ${this.#keys.name} is refused: ${why}`,
         { cause },
       );
-    const seen = await this.#seenAt(book, generation);
+    const seen = await book.seenAt(generation);
     if (seen?.packageId !== packageId)
       throw refuse(`package ${packageId} was not accepted for generation ${generation}`);
 
@@ -458,7 +393,7 @@ export class Ledger {
     if (payload.signerFingerprint !== seen.ownerFingerprint || payload.previous !== seen.tip) {
       throw refuse('it does not continue the chain that came with the package');
     }
-    const receipt = await this.#receiptBy(book, generation, async (record) => {
+    const receipt = await book.receiptWhich(generation, async (record) => {
       return (await digestOf(record.receipt)) === payload.receiptDigest;
     });
     if (receipt?.packageId !== packageId) throw refuse('it answers no receipt of this host');
@@ -487,7 +422,7 @@ export class Ledger {
   }): Promise<Owned> {
     const { instanceId, generation, packageId, fence } = input;
     const book = await this.#open(instanceId);
-    const seen = await this.#seenAt(book, generation);
+    const seen = await book.seenAt(generation);
     if (seen?.packageId !== packageId) {
       throw new VmferryError(
         'FenceInvalid',
@@ -495,7 +430,7 @@ export class Ledger {
       );
     }
     const { payload } = await this.#checkFence(fence, { instanceId, packageId, generation, previous: seen.tip });
-    const receipt = await this.#receiptBy(book, generation, (record) => record.packageId === packageId);
+    const receipt = await book.receiptWhich(generation, (record) => record.packageId === packageId);
     if (!receipt) {
       throw new VmferryError(
         'ReceiptMissing',
@@ -521,20 +456,17 @@ export class Ledger {
     const { payload, digest } = await verifyFence(fence, this.#pool);
     const { instanceId, generation, packageId, to } = payload;
     const book = await this.#open(instanceId, 'make');
-    const path = join(book.folder, `fence-${generation}.json`);
-    let known = await readJson(path, FenceRecord);
+    let known = await book.fenceAt(generation);
     if (!known) {
       if (!options.final) await this.#refuseOwner(payload);
       const what = `was told of a fence: generation ${generation} of instance ${instanceId} belongs to ${to}`;
-      const record = { kind: 'fence', statement: fence, packageId };
-      const decided = join(book.folder, `decision-${generation - 1}.json`);
-      const decision = await this.#createOnce(decided, DecisionRecord, record, what);
+      const decision = await book.decide(generation - 1, { kind: 'fence', statement: fence, packageId }, what);
       if (decision.kind !== 'fence' && !options.final) throw decidedAlready(instanceId, generation - 1, decision);
       const first = decision.kind === 'fence' ? decision.statement : fence;
-      known = await this.#createOnce(path, FenceRecord, { fence: first }, what);
+      known = await book.keepFence(generation, first, what);
     }
-    if ((await digestOf(known.fence)) === digest) return payload;
-    const { to: other } = await readUnverified(known.fence, Fence);
+    if ((await digestOf(known)) === digest) return payload;
+    const { to: other } = await readUnverified(known, Fence);
     throw new VmferryError(
       'FenceConflict',
       `host ${this.#keys.name} knows another fence for generation ${generation} of instance ${instanceId}: ` +
@@ -551,106 +483,22 @@ export class Ledger {
     const owned = await this.owned(instanceId);
     const book = await this.#open(instanceId);
     const generation = owned?.generation ?? book.owned.at(-1) ?? 0;
-    let decision = await this.#decisionAt(book, generation);
-    if (!owned && decision?.kind !== 'end') throw this.#notOwner(instanceId, generation);
+    let decision = await book.decisionAt(generation);
+    if (!owned && decision?.kind !== 'end') throw book.notOwner(generation);
     if (owned && !decision) {
       const statement: End = {
         ...{ type: 'end', version: 1, instanceId, generation, previous: await tip(owned) },
         ...this.#signer(),
         time: now(),
       };
-      decision = await this.#decide(book, generation, 'end', statement, null, 'ended the instance for ever');
+      const ended: Decision = { kind: 'end', statement: await this.#sign(statement), packageId: null };
+      decision = await book.decide(generation, ended, 'ended the instance for ever');
     }
     if (decision?.kind !== 'end') throw decidedAlready(instanceId, generation, decision);
   }
 
-  async #open(instanceId: InstanceId, absent: 'make' | 'ignore' = 'ignore'): Promise<Book> {
-    const folder = this.#layout.ledger(instanceId);
-    const book: Book = { folder, owned: [], decided: new Set(), fenced: [], accepted: 0, highest: 0 };
-    if (absent === 'make') await makeDirectory(folder);
-    else if (!(await exists(folder))) return book;
-    // Whoever wrote what we are about to read may have died before its name was durable; we act on it, so it has to be.
-    await syncDirectory(folder);
-    for (const name of await readdir(folder)) {
-      const [, kind, digits] = /^(owned|decision|fence|seen)-([0-9]+)\.json$/.exec(name) ?? [];
-      if (kind === undefined) continue;
-      const generation = Number(digits);
-      if (kind === 'owned') book.owned.push(generation);
-      if (kind === 'decision') book.decided.add(generation);
-      if (kind === 'seen') book.accepted = Math.max(book.accepted, generation);
-      if (kind === 'fence') book.fenced.push(generation);
-      book.highest = Math.max(book.highest, generation);
-    }
-    book.owned.sort((a, b) => a - b);
-    book.fenced.sort((a, b) => a - b);
-    // A release, return or fence about g makes g + 1 known, even where no other file speaks of it.
-    const last = Math.max(0, ...book.decided);
-    const decision = await this.#decisionAt(book, last);
-    if (decision && decision.kind !== 'end') book.highest = Math.max(book.highest, last + 1);
-    return book;
-  }
-
-  async #ownedAt(book: Book, generation: number, instanceId?: InstanceId): Promise<Owned> {
-    const owned = await readJson(join(book.folder, `owned-${generation}.json`), OwnedRecord);
-    if (owned) return owned;
-    // A crash between the two files of takeBack.
-    const before = generation > 1 ? await this.#decisionAt(book, generation - 1) : null;
-    if (before?.kind === 'return')
-      return continued(await this.#ownedAt(book, generation - 1, instanceId), before.statement);
-    throw this.#notOwner(instanceId ?? book.folder, generation);
-  }
-
-  /**
-   * As `#ownedAt`, unless a fence is around it.
-   *
-   * @throws NotOwner, OwnershipDecided
-   */
-  async #stillOwnedAt(book: Book, generation: number, instanceId: InstanceId): Promise<Owned> {
-    const owned = await this.#ownedAt(book, generation, instanceId);
-    const fenced = await this.#fenceAround(book, owned);
-    if (fenced === null) return owned;
-    throw new VmferryError(
-      'OwnershipDecided',
-      `generation ${generation} of instance ${instanceId} on host ${this.#keys.name} is over: ` +
-        `a fence gave generation ${fenced} to another history`,
-    );
-  }
-
-  /** Generation of a fence that ends this ownership: a higher one, or one that its chain does not go through. Else null. */
-  async #fenceAround(book: Book, { generation, chain }: Owned): Promise<number | null> {
-    if (book.fenced.length === 0) return null;
-    const made = await madeBy(chain);
-    for (const fenced of book.fenced) {
-      if (fenced > generation || (await this.#fenceAt(book, fenced)) !== made.get(fenced)) return fenced;
-    }
-    return null;
-  }
-
-  /** Digest of a fence that is known here. */
-  async #fenceAt(book: Book, generation: number): Promise<string | null> {
-    const record = await readJson(join(book.folder, `fence-${generation}.json`), FenceRecord);
-    return record && digestOf(record.fence);
-  }
-
-  async #seenAt(book: Book, generation: number): Promise<z.infer<typeof SeenRecord> | null> {
-    return readJson(join(book.folder, `seen-${generation}.json`), SeenRecord);
-  }
-
-  async #decisionAt(book: Book, generation: number): Promise<Decision | null> {
-    return readJson(join(book.folder, `decision-${generation}.json`), DecisionRecord);
-  }
-
-  /** The one decision about a generation: ours, or the one that was there. */
-  async #decide(
-    book: Book,
-    generation: number,
-    kind: Decision['kind'],
-    statement: Link,
-    packageId: PackageId | null,
-    what: string,
-  ): Promise<Decision> {
-    const record = { kind, statement: await this.#sign(statement), packageId };
-    return this.#createOnce(join(book.folder, `decision-${generation}.json`), DecisionRecord, record, what);
+  #open(instanceId: InstanceId, absent: 'make' | 'ignore' = 'ignore'): Promise<LedgerBook> {
+    return LedgerBook.open(this.#layout.ledger(instanceId), this.#keys.name, instanceId, absent);
   }
 
   /** The last step of taking over: everything but the generation's own newness has been checked. */
@@ -658,7 +506,7 @@ export class Ledger {
     instanceId: InstanceId;
     generation: number;
     packageId: PackageId;
-    seen: z.infer<typeof SeenRecord>;
+    seen: Seen;
     /** The release or fence that makes the generation. */
     by: SignedText;
     how: string;
@@ -669,7 +517,7 @@ export class Ledger {
     await this.#refuseStale(book, generation, packageId);
     const chain = { statements: [...seen.chain.statements, by], hosts: await this.#withSelf(seen.chain.hosts) };
     await this.#compareWithFences(book, generation, chain);
-    const owned = await this.#becomeOwner(book, { generation, chain, originDigest }, how);
+    const owned = await book.becomeOwner({ generation, chain, originDigest }, how);
     await this.#refuseGoneOn(instanceId, generation);
     return owned;
   }
@@ -677,33 +525,19 @@ export class Ledger {
   /** A call that was thought dead and wakes after the instance went on must not be told that it may run it. */
   async #refuseGoneOn(instanceId: InstanceId, generation: number): Promise<void> {
     const book = await this.#open(instanceId);
-    const later = await this.#decisionAt(book, generation);
+    const later = await book.decisionAt(generation);
     if (later) throw decidedAlready(instanceId, generation, later);
-    await this.#stillOwnedAt(book, generation, instanceId);
-  }
-
-  /** @param how it came here, after “generation g” */
-  async #becomeOwner(book: Book, owned: Owned, how: string): Promise<Owned> {
-    const what = `owns the instance: generation ${owned.generation} ${how}`;
-    return this.#createOnce(join(book.folder, `owned-${owned.generation}.json`), OwnedRecord, owned, what);
-  }
-
-  /** Writes a record unless there is one, and answers the one that is there afterwards. `what`: this host did, for people. */
-  async #createOnce<T>(path: string, schema: z.ZodType<T>, record: object, what: string): Promise<T> {
-    await createRecord(path, this.#about(what), record);
-    const kept = await readJson(path, schema);
-    if (kept === null) throw new VmferryError('Internal', `the record ${path} disappeared`);
-    return kept;
+    await book.stillOwnedAt(generation);
   }
 
   /** @throws StaleGeneration unless the package is the newest that this host has heard of */
-  async #refuseStale(book: Book, generation: number, packageId: PackageId): Promise<void> {
+  async #refuseStale(book: LedgerBook, generation: number, packageId: PackageId): Promise<void> {
     if (generation > book.highest) return;
     if (generation < book.highest)
       throw stale(packageId, generation, `this host has heard of generation ${book.highest}`);
-    const before = await this.#decisionAt(book, generation - 1);
+    const before = await book.decisionAt(generation - 1);
     if (before?.kind === 'return') throw stale(packageId, generation, 'this host took the instance back');
-    const seen = await this.#seenAt(book, generation);
+    const seen = await book.seenAt(generation);
     const known = seen?.packageId ?? before?.packageId ?? null;
     if (known !== packageId) throw stale(packageId, generation, `this host knows package ${known ?? 'none'} for it`);
   }
@@ -712,13 +546,13 @@ export class Ledger {
    * A chain that says that this host gave a generation away, when it did not, was signed with a stolen key. Only by a fence
    * that this host was told of may the instance have gone another way than it did here; what was owned from there on is over.
    */
-  async #compareWithOwnDecisions(book: Book, end: ChainEnd): Promise<void> {
+  async #compareWithOwnDecisions(book: LedgerBook, end: ChainEnd): Promise<void> {
     const parted = async (generation: number): Promise<boolean> =>
-      book.fenced.includes(generation) && (await this.#fenceAt(book, generation)) === end.madeBy.get(generation);
+      book.fenced.includes(generation) && (await book.fenceDigest(generation)) === end.madeBy.get(generation);
     for (const generation of book.owned) {
       if (generation > end.generation) continue;
       const made = end.madeBy.get(generation);
-      const { chain } = await this.#ownedAt(book, generation);
+      const { chain } = await book.ownedAt(generation);
       const last = chain.statements.at(-1);
       if (made !== undefined && last !== undefined && (await digestOf(last)) !== made) {
         if (await parted(generation)) return;
@@ -728,7 +562,7 @@ export class Ledger {
         );
       }
       if (generation === end.generation) continue;
-      const decision = await this.#decisionAt(book, generation);
+      const decision = await book.decisionAt(generation);
       if (!decision || (await digestOf(decision.statement)) !== end.madeBy.get(generation + 1)) {
         if (await parted(generation + 1)) return;
         throw new VmferryError(
@@ -744,13 +578,13 @@ export class Ledger {
    *
    * @param fence the one by which the generation is to be taken over, where its chain does not end with it yet
    */
-  async #compareWithFences(book: Book, generation: number, chain: Chain, fence?: SignedText): Promise<void> {
+  async #compareWithFences(book: LedgerBook, generation: number, chain: Chain, fence?: SignedText): Promise<void> {
     if (book.fenced.length === 0) return;
     const made = await madeBy(chain);
     for (const fenced of book.fenced) {
       if (fenced > generation) continue; // `#refuseStale` speaks of it
       const through = fenced === generation && fence ? await digestOf(fence) : made.get(fenced);
-      if ((await this.#fenceAt(book, fenced)) === through) continue;
+      if ((await book.fenceDigest(fenced)) === through) continue;
       throw new VmferryError(
         'FenceConflict',
         `host ${this.#keys.name} knows a fence for generation ${fenced} that generation ${generation} does not go through`,
@@ -796,7 +630,7 @@ export class Ledger {
   }
 
   async #checkReceipt(
-    book: Book,
+    book: LedgerBook,
     text: SignedText,
     expected: { instanceId: InstanceId; generation: number; packageId: PackageId; to: string; toFingerprint: string },
     key: Parameters<typeof verifyText>[1],
@@ -819,27 +653,9 @@ export class Ledger {
     if (payload.generation !== expected.generation) throw refuse(`it is for generation ${payload.generation}`);
     if (payload.signer !== expected.to || payload.signerFingerprint !== expected.toFingerprint)
       throw refuse(`it names ${payload.signer}`);
-    const sealed = await readJson(
-      join(book.folder, `sealed-${expected.generation}-${expected.packageId}.json`),
-      SealedRecord,
-    );
-    if (sealed?.originDigest !== payload.originDigest)
-      throw refuse('it is for another origin record than this host signed');
+    const sealed = await book.sealedAt(expected.generation, expected.packageId);
+    if (sealed !== payload.originDigest) throw refuse('it is for another origin record than this host signed');
     return receipt;
-  }
-
-  /** A receipt that this host gave for a generation. */
-  async #receiptBy(
-    book: Book,
-    generation: number,
-    is: (record: z.infer<typeof ReceiptRecord>) => boolean | Promise<boolean>,
-  ): Promise<z.infer<typeof ReceiptRecord> | null> {
-    for (const name of await readdir(book.folder)) {
-      if (!name.startsWith(`receipt-${generation}-`)) continue;
-      const record = await readJson(join(book.folder, name), ReceiptRecord);
-      if (record && (await is(record))) return record;
-    }
-    return null;
   }
 
   async #withSelf(hosts: readonly SignedText[]): Promise<SignedText[]> {
@@ -849,23 +665,12 @@ export class Ledger {
     return [...hosts, await this.#selfRecord()];
   }
 
-  #about(what: string): string {
-    return `${now()}: ${this.#keys.name} ${what}`;
-  }
-
   #signer(): { signer: string; signerFingerprint: string } {
     return { signer: this.#keys.name, signerFingerprint: this.#keys.fingerprint };
   }
 
   #sign(statement: object): Promise<SignedText> {
     return signText(statement, this.#keys.privateKey);
-  }
-
-  #notOwner(instance: string, generation: number): VmferryError {
-    return new VmferryError(
-      'NotOwner',
-      `host ${this.#keys.name} does not own generation ${generation} of instance ${instance}`,
-    );
   }
 }
 
@@ -876,24 +681,10 @@ function cameBy({ type }: Link): CameBy {
 
 const now = (): string => new Date().toISOString();
 
-const continued = (owned: Owned, statement: SignedText): Owned => ({
-  generation: owned.generation + 1,
-  chain: { statements: [...owned.chain.statements, statement], hosts: owned.chain.hosts },
-  originDigest: owned.originDigest,
-});
-
 async function tip(owned: Owned): Promise<string> {
   const last = owned.chain.statements.at(-1);
   if (last === undefined) throw new VmferryError('Internal', 'an ownership record has an empty chain');
   return digestOf(last);
-}
-
-/** Digest of the statement that made each generation, of a chain that was verified before. */
-async function madeBy({ statements }: Chain): Promise<Map<number, string>> {
-  const made = new Map<number, string>();
-  // Every statement makes one generation; `end`, which makes none, is never in the chain of an owner.
-  for (const [index, statement] of statements.entries()) made.set(index + 1, await digestOf(statement));
-  return made;
 }
 
 const stale = (packageId: PackageId, generation: number, why: string): VmferryError =>

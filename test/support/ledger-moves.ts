@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { TestContext } from 'node:test';
 import type { SignedText } from '../../workflows/contract.ts';
-import type { Owned } from '../../activities/trust/ledger.ts';
+import type { Owned } from '../../activities/trust/ledger-book.ts';
 import { testPool, type TestHost, type TestPool } from './pool-hosts.ts';
 
 /** Digest of an origin record. */
