@@ -12,14 +12,13 @@ const GROUPS = {
   workflows: { files: 'test/workflows/**/*.test.ts', first: ['hand-over', 'migrate'], concurrency: 2, minutes: 5 },
   // TLC takes both cores by itself.
   model: { files: 'test/model/**/*.test.ts', first: [], concurrency: 1, minutes: 20 },
-  // Much of these is waiting.
   integration: {
     files: 'test/integration/**/*.test.ts',
     first: ['testbed-faults', 'testbed-disk'],
-    concurrency: 3,
+    concurrency: 2,
     minutes: 10,
   },
-  // Two testbeds with guests keep two cores busy; three took as long.
+  // Two testbeds keep two cores busy; three took as long.
   e2e: {
     files: 'test/e2e/**/*.test.ts',
     first: ['known-failures', 'called-off', 'observer', 'decide', 'reconcile'],
