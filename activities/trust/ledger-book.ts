@@ -191,8 +191,13 @@ export class LedgerBook {
     return fence === null ? null : digestOf(fence);
   }
 
+  /** The package that was accepted for a generation, without opening the book: its name may not be durable yet. */
+  static seen(folder: string, generation: number): Promise<Seen | null> {
+    return readJson(join(folder, `seen-${generation}.json`), SeenRecord);
+  }
+
   seenAt(generation: number): Promise<Seen | null> {
-    return readJson(this.#path(`seen-${generation}`), SeenRecord);
+    return LedgerBook.seen(this.#folder, generation);
   }
 
   decisionAt(generation: number): Promise<Decision | null> {
@@ -271,7 +276,7 @@ export class LedgerBook {
   }
 }
 
-/** What its owner, or a fence, says next. */
+/** The ownership that follows, by the owner’s return. */
 export const continued = (owned: Owned, statement: SignedText): Owned => ({
   generation: owned.generation + 1,
   chain: { statements: [...owned.chain.statements, statement], hosts: owned.chain.hosts },

@@ -1,6 +1,6 @@
 /**
  * A host's own memory of who may run an instance: durable, local, obeyed by every step, believed over any catalog. Its
- * files, and what `owned-<g>` and the like are, are in ledger-book.ts.
+ * files, `owned-<g>` and the others, are described in ledger-book.ts.
  *
  * The rules:
  *
@@ -172,20 +172,19 @@ export class Ledger {
     const fence = continuation.at(-1);
     const generation = origin.generation + later.length;
     const chain = { ...origin.chain, statements: [...origin.chain.statements, ...later] };
-    let book = await this.#open(instanceId);
-    const before = await book.seenAt(generation);
+    const before = await LedgerBook.seen(this.#layout.ledger(instanceId), generation);
     // Said yes before, to exactly this: a long chain takes a millisecond for each of its statements.
     if (!fence && before?.packageId === packageId && before.ownerFingerprint === origin.sourceFingerprint) {
       if (isDeepStrictEqual(before.chain, chain)) {
-        // Whoever wrote that may have died since we looked, before its name was durable: look again.
-        book = await this.#open(instanceId);
+        // Opened after that was read: its name is durable now.
+        const book = await this.#open(instanceId);
         await this.#compareWithFences(book, generation, chain);
         return this.#refuseStale(book, generation, packageId);
       }
     }
     const end = await verifyClaim(origin, this.#pool, later);
     if (fence) await this.#checkFence(fence, { instanceId, packageId, generation, previous: end.tip });
-    book = await this.#open(instanceId, 'make');
+    let book = await this.#open(instanceId, 'make');
     await this.#compareWithOwnDecisions(book, end);
     await this.#refuseStale(book, generation, packageId);
     if (fence) {
