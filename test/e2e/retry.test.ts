@@ -38,7 +38,7 @@ async function replaceEmulator(pool: Pool, host: string, script: string): Promis
   await pool.testbed.exec(host, ['mount', '--bind', '/var/lib/vmferry-broken', EMULATOR]);
 }
 async function restoreEmulator(pool: Pool, host: string): Promise<void> {
-  await pool.testbed.exec(host, ['umount', EMULATOR]);
+  await pool.testbed.exec(host, ['umount', '--lazy', EMULATOR]);
 }
 
 /** What the guest can see of an overlay: everything behind the first cluster, which holds the name of the base. */
