@@ -2,9 +2,12 @@
  * Runs the whole test suite, group by group, and ends with one line of counts. `node test/run.ts [GROUP…]` runs some.
  */
 import { existsSync, globSync } from 'node:fs';
-import { basename } from 'node:path';
+import { chmod, mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
 import { run } from 'node:test';
 import { spec as Spec } from 'node:test/reporters';
+import { removeLeftovers } from './leftovers.ts';
 
 /** `first`: what takes longest, so that no core is idle at the end while it runs alone. */
 const GROUPS = {
@@ -41,6 +44,21 @@ if (unknown !== undefined) {
 }
 const groups = (wanted.length > 0 ? wanted : Object.keys(GROUPS)) as Group[];
 
+if (!existsSync('node_modules')) throw new Error('run `npm test`, which sets everything up');
+const folder = await mkdtemp(join(tmpdir(), 'vmferry-test-'));
+// As /tmp itself: PostgreSQL runs as a user of its own.
+await chmod(folder, 0o1777);
+process.env['TMPDIR'] = folder;
+let interrupted = false;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    if (interrupted) return;
+    interrupted = true;
+    console.log(`\n${signal}: removing what the tests have made`);
+    void removeLeftovers(folder).finally(() => process.exit(130));
+  });
+}
+
 const total = { passed: 0, failed: 0, skipped: 0 };
 for (const group of groups) {
   const { files: pattern, first, concurrency, minutes } = GROUPS[group];
@@ -56,7 +74,7 @@ for (const group of groups) {
   console.log(`── ${group}: ${counts.passed} passed in ${Math.round((performance.now() - begun) / 1000)} s`);
   for (const key of ['passed', 'failed', 'skipped'] as const) total[key] += counts[key];
 }
-if (!existsSync('node_modules')) throw new Error('run `npm test`, which sets everything up');
+await removeLeftovers(folder);
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
 

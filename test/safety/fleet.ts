@@ -22,6 +22,8 @@ export interface Guest {
 
 const TESTBED = new URL('../../infra/testbed/main.ts', import.meta.url).pathname;
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
 /** No fault keeps the catalog away for longer. */
 const CATALOG_AWAY_MS = 120_000;
 
@@ -50,16 +52,17 @@ export class Fleet {
 
   static async up(options: Omit<UpOptions, 'directory'> = {}): Promise<Fleet> {
     const directory = join(tmpdir(), `vmferry-safety-${randomUUID().slice(0, 8)}`);
-    const testbed = await Testbed.up({ ...options, directory });
+    const testbed = await upOrNothing({ ...options, directory });
     const profile = await loadProfile({ file: testbed.profilePath, env: process.env });
     const fleet = new Fleet(testbed, openApi(profile));
     // Whoever has enough of a campaign of hours finds nothing left of it.
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, fleet.#leave);
+    for (const signal of SIGNALS) process.once(signal, fleet.#leave);
     return fleet;
   }
 
   async down(): Promise<void> {
     await this.#api.close();
+    for (const signal of SIGNALS) process.removeListener(signal, this.#leave);
     if (!this.#isKept()) await this.testbed.down();
   }
 
@@ -198,4 +201,20 @@ export interface Held {
   reached: () => boolean;
   /** Lets it go on; also takes back a request that was not reached. */
   release: () => Promise<void>;
+}
+
+/** A testbed; or an error, and nothing of it is left. */
+async function upOrNothing(options: UpOptions & { directory: string }): Promise<Testbed> {
+  const interruption = new AbortController();
+  const interrupt = (signal: NodeJS.Signals): void => interruption.abort(new Error(`interrupted by ${signal}`));
+  // Not `once`: execa sends itself a signal again that nobody listens for any more.
+  for (const signal of SIGNALS) process.on(signal, interrupt);
+  try {
+    return await Testbed.up({ ...options, signal: interruption.signal });
+  } catch (error) {
+    await Testbed.down(options.directory);
+    throw error;
+  } finally {
+    for (const signal of SIGNALS) process.removeListener(signal, interrupt);
+  }
 }
