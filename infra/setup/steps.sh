@@ -7,6 +7,8 @@ undo=() # files that are there only for a while
 
 # An interrupted set-up leaves neither processes nor files that were only for a while.
 tidy() {
+  # A child that is ended before it has become another program still has this trap, and the log is not its own.
+  [ "$BASHPID" = $$ ] || return 0
   [ -z "$child" ] || kill -- "-$child" 2>/dev/null || true
   rm -f -- ${log:+"$log"} "${undo[@]}"
 }
