@@ -49,18 +49,17 @@ const folder = await mkdtemp(join(tmpdir(), 'vmferry-test-'));
 // As /tmp itself: PostgreSQL runs as a user of its own.
 await chmod(folder, 0o1777);
 process.env['TMPDIR'] = folder;
-let interrupted = false;
+const interruption = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
-    if (interrupted) return;
-    interrupted = true;
-    console.log(`\n${signal}: removing what the tests have made`);
-    void removeLeftovers(folder).finally(() => process.exit(130));
+    if (!interruption.signal.aborted) console.log(`\n${signal}: removing what the tests have made`);
+    interruption.abort();
   });
 }
 
 const total = { passed: 0, failed: 0, skipped: 0 };
 for (const group of groups) {
+  if (interruption.signal.aborted) break;
   const { files: pattern, first, concurrency, minutes } = GROUPS[group];
   const files = inOrder(globSync(pattern), first);
   console.log(`\n── ${group}: ${files.length} files`);
@@ -74,7 +73,8 @@ for (const group of groups) {
   console.log(`── ${group}: ${counts.passed} passed in ${Math.round((performance.now() - begun) / 1000)} s`);
   for (const key of ['passed', 'failed', 'skipped'] as const) total[key] += counts[key];
 }
-await removeLeftovers(folder);
+if (process.env['VMFERRY_KEEP'] === undefined) await removeLeftovers(folder);
+if (interruption.signal.aborted) process.exit(130);
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
 
@@ -90,7 +90,7 @@ function runFiles(files: string[], concurrency: number, minutes: number): Promis
   const counts = { passed: 0, failed: 0, skipped: 0 };
   if (files.length === 0) return Promise.resolve(counts);
   return new Promise((resolve, reject) => {
-    const stream = run({ files, concurrency, timeout: minutes * 60_000 });
+    const stream = run({ files, concurrency, timeout: minutes * 60_000, signal: interruption.signal });
     stream.on('test:pass', ({ skip, details }) => {
       if (details.type === 'suite') return;
       counts[skip === undefined || skip === false ? 'passed' : 'skipped'] += 1;

@@ -37,7 +37,7 @@ export class Fleet {
   readonly guests: Guest[] = [];
   #api: Api;
   readonly #leave = (signal: NodeJS.Signals): void => {
-    if (this.#isKept()) process.exit(130);
+    if (isKept(this.testbed.directory)) process.exit(130);
     console.log(`${signal}: taking the testbed down`);
     // By another process, and without an event loop here: what the campaign is about would fail, and end this one first.
     const env = { ...process.env, VMFERRY_TESTBED: this.testbed.directory };
@@ -63,14 +63,7 @@ export class Fleet {
   async down(): Promise<void> {
     await this.#api.close();
     for (const signal of SIGNALS) process.removeListener(signal, this.#leave);
-    if (!this.#isKept()) await this.testbed.down();
-  }
-
-  /** Does whoever runs this want to look into the testbed afterwards? Says where it is. */
-  #isKept(): boolean {
-    if (process.env['VMFERRY_KEEP'] === undefined) return false;
-    console.log(`kept: VMFERRY_TESTBED=${this.testbed.directory}`);
-    return true;
+    if (!isKept(this.testbed.directory)) await this.testbed.down();
   }
 
   temporal(): Promise<Orchestrator> {
@@ -203,7 +196,14 @@ export interface Held {
   release: () => Promise<void>;
 }
 
-/** A testbed; or an error, and nothing of it is left. */
+/** Does whoever runs this want to look into the testbed afterwards? Says where it is. */
+function isKept(directory: string): boolean {
+  if (process.env['VMFERRY_KEEP'] === undefined) return false;
+  console.log(`kept: VMFERRY_TESTBED=${directory}`);
+  return true;
+}
+
+/** A testbed; or an error, and nothing of it is left, unless whoever runs this wants to look into it. */
 async function upOrNothing(options: UpOptions & { directory: string }): Promise<Testbed> {
   const interruption = new AbortController();
   const interrupt = (signal: NodeJS.Signals): void => interruption.abort(new Error(`interrupted by ${signal}`));
@@ -212,7 +212,11 @@ async function upOrNothing(options: UpOptions & { directory: string }): Promise<
   try {
     return await Testbed.up({ ...options, signal: interruption.signal });
   } catch (error) {
-    await Testbed.down(options.directory);
+    if (!isKept(options.directory)) {
+      await Testbed.down(options.directory).catch((second: unknown) => {
+        throw new AggregateError([error, second], `the testbed in ${options.directory} neither came up nor went down`);
+      });
+    }
     throw error;
   } finally {
     for (const signal of SIGNALS) process.removeListener(signal, interrupt);
