@@ -108,7 +108,11 @@ export class Sweep {
       const outcome = outcomes.find(({ guest }) => guest.id === violation.instance) ?? outcomes[0];
       outcome?.problems.push(`invariant ${violation.invariant}: ${violation.text}`);
     }
-    for (const { guest, text } of problems) outcomes.find((one) => one.guest === guest)?.problems.push(text);
+    for (const { guest, text } of problems) {
+      // The fault strikes the whole host, with guests that have no part in this wave.
+      const outcome = outcomes.find((one) => one.guest === guest) ?? outcomes[0];
+      outcome?.problems.push(`${guest.name} ${text}`);
+    }
     await this.#makeRoom();
     const bad = outcomes.filter((outcome) => outcome.problems.length > 0);
     for (const { cell, problems: found } of bad) {
