@@ -28,9 +28,9 @@ const CHOSEN = [
   'Temporal killed',
 ];
 /** Each fault strikes another part of the points. */
-const TURNS = 10;
+const TURNS = 8;
 /** Enough for every wave of the chosen part. */
-export const CHOSEN_GUESTS = 6;
+export const CHOSEN_GUESTS = 8;
 
 /** One wave of each chosen fault: a host is struck at points of its own steps, what all share at half as many of any. */
 export function chosenCells(): Cell[] {
