@@ -150,7 +150,7 @@ async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecor
   const { instanceId } = move;
   const { packageId } = record;
   const staged = layout.stage(move.moveId);
-  if ((await isFolderOf(staged, { instanceId, packageId })) && (await exists(join(staged, LOCAL_XML)))) return staged;
+  if ((await isFolderOf(staged, { ...move, packageId })) && (await exists(join(staged, LOCAL_XML)))) return staged;
   const own = layout.move(record.moveId);
   if ((await saveFileState(join(own, MEMBER.snapshot))) === 'complete') {
     if (!(await exists(join(own, LOCAL_XML)))) {

@@ -257,6 +257,12 @@ export const KNOWN: Record<string, Schedule> = {
     ...before('transferPackage'),
     { do: 'order', activity: 'returnInstance', host: ALPHA, move: 2, folder: 1 },
   ]),
+  'an instance is not saved by the name of the move that has brought it, and then restored from what that brought':
+    schedule([
+      ...before('settleMove'),
+      { do: 'order', activity: 'saveInstance', host: BETA, later: 1 },
+      { do: 'order', activity: 'returnInstance', host: BETA, later: 1 },
+    ]),
   'a generation that came and never ran is not taken back as if it had': schedule([
     ...before('resumeInstance'),
     { do: 'advance', die: 'owned' },

@@ -52,18 +52,24 @@ export async function search(
   return { summary, coverage, failed };
 }
 
-/** Leaves out longer, then shorter stretches, as long as something still goes wrong. */
+/** Leaves out longer, then shorter stretches, as long as the same still goes wrong. */
 export async function shorten(rig: Rig, { schedule, failure }: Failed): Promise<Failed> {
+  const kind = kindOf(failure);
   for (let length = Math.ceil(schedule.instructions.length / 2); length >= 1; length = Math.floor(length / 2)) {
     for (let start = 0; start < schedule.instructions.length;) {
       const instructions: Instruction[] = schedule.instructions.toSpliced(start, length);
       const shorter = { ...schedule, instructions };
       const still = await carryOut(rig, shorter, new Map());
-      if (still) [schedule, failure] = [shorter, still];
+      if (still && kindOf(still) === kind) [schedule, failure] = [shorter, still];
       else start += length;
     }
   }
   return { schedule, failure };
+}
+
+/** What goes wrong first, without what differs from one run to the next: ids, folders, numbers. */
+function kindOf({ violations }: Failure): string {
+  return (violations[0] ?? '').replace(/\/[^ ]*|[0-9a-f]{8}-[0-9a-f-]+|[0-9]+|"[^"]*"/g, '');
 }
 
 /** The story, what was wrong at its end, and the schedule as `--replay` takes it. */
