@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { run } from 'node:test';
 import { spec as Spec } from 'node:test/reporters';
+import { inspect } from 'node:util';
 import { removeLeftovers } from './leftovers.ts';
 
 /** `first`: what takes longest, so that no core is idle at the end while it runs alone. */
@@ -58,6 +59,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 
 const total = { passed: 0, failed: 0, skipped: 0 };
+/** Told once more at the end, where they are found: the groups that follow have much to say. */
+const failures: string[] = [];
 for (const group of groups) {
   if (interruption.signal.aborted) break;
   const { files: pattern, first, concurrency, minutes } = GROUPS[group];
@@ -70,10 +73,12 @@ for (const group of groups) {
     counts.failed += counts.skipped;
     counts.skipped = 0;
   }
-  console.log(`── ${group}: ${counts.passed} passed in ${Math.round((performance.now() - begun) / 1000)} s`);
+  const seconds = Math.round((performance.now() - begun) / 1000);
+  console.log(`── ${group}: ${counts.passed} passed, ${counts.failed} failed, in ${seconds} s`);
   for (const key of ['passed', 'failed', 'skipped'] as const) total[key] += counts[key];
 }
 if (process.env['VMFERRY_KEEP'] === undefined) await removeLeftovers(folder);
+for (const failure of failures) console.log(`\n${failure}`);
 if (interruption.signal.aborted) process.exit(130);
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
@@ -95,11 +100,19 @@ function runFiles(files: string[], concurrency: number, minutes: number): Promis
       if (details.type === 'suite') return;
       counts[skip === undefined || skip === false ? 'passed' : 'skipped'] += 1;
     });
-    stream.on('test:fail', ({ details }) => {
-      if (details.type !== 'suite') counts.failed += 1;
+    stream.on('test:fail', ({ name, file, details: { type, error } }) => {
+      if (type === 'suite') return;
+      counts.failed += 1;
+      failures.push(`✖ ${name}\n  ${file ?? 'no file'}\n${shortened(inspect(error.cause ?? error))}`);
     });
     stream.on('error', reject);
     stream.on('end', () => resolve(counts));
     stream.pipe(new Spec()).pipe(process.stdout, { end: false });
   });
+}
+
+/** What it is about stands at the beginning of a message, what is to be done with it at the end. */
+function shortened(text: string): string {
+  const ends = 4000;
+  return text.length <= 2 * ends ? text : `${text.slice(0, ends)}\n…\n${text.slice(-ends)}`;
 }
