@@ -8,6 +8,7 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
+import { requireSealedFor } from './moved-envelope.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 import { repairPackage } from './transfer/repair-package.ts';
 
@@ -17,7 +18,10 @@ export function createPullPackage(host: HostContext): HostActivities['pullPackag
       const pull = { ...host, ...input, selfRecord: await host.ledger.selfRecord(), work };
       const repaired = await repairPackage(pull);
       if (repaired) return { bytes: repaired.bytes };
-      const { packageBytes } = await fetchPackage({ ...pull, inspect: () => Promise.resolve() });
+      const { packageBytes } = await fetchPackage({
+        ...pull,
+        inspect: ({ origin }) => Promise.resolve(requireSealedFor(origin, input)),
+      });
       return { bytes: packageBytes };
     });
 }

@@ -5,7 +5,7 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
-import { addressPackage } from './package/envelope.ts';
+import { addressPackage, readEnvelope } from './package/envelope.ts';
 import { exists } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 
@@ -16,6 +16,13 @@ export function createReaddressPackage(host: HostContext): HostActivities['readd
       const folder = layout.package(packageId);
       if (!(await exists(folder))) {
         throw new VmferryError('PackageNotFound', `host ${host.name} does not hold package ${packageId}`);
+      }
+      const { origin } = await readEnvelope({ folder, keys, pool });
+      if (origin.instanceId !== instanceId) {
+        throw new VmferryError(
+          'PackageMalformed',
+          `package ${packageId} is of instance ${origin.instanceId}, not of ${instanceId}`,
+        );
       }
       const last = fence?.at(-1);
       if (last !== undefined) await ledger.obeyFence(last, { final: false });

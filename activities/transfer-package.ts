@@ -3,18 +3,17 @@
  * a package that this host would refuse costs a few kilobytes.
  */
 import { packageGeneration, type HostActivities } from '../workflows/contract.ts';
-import { VmferryError } from '../workflows/failures.ts';
 import { atDestination } from './given-up.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
+import { requireSealedFor } from './moved-envelope.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
 export function createTransferPackage(host: HostContext): HostActivities['transferPackage'] {
   return (move) =>
     withHeartbeat('transferPackage', (work) => {
-      const { instanceId, packageId, source, fence } = move;
-      const generation = packageGeneration(move);
+      const { packageId, source, fence } = move;
       return atDestination(host, move, async () =>
         fetchPackage({
           ...host,
@@ -22,12 +21,7 @@ export function createTransferPackage(host: HostContext): HostActivities['transf
           packageId,
           source,
           inspect: async ({ origin }) => {
-            if (origin.instanceId !== instanceId || origin.generation !== generation) {
-              throw new VmferryError(
-                'PackageMalformed',
-                `package ${packageId} is generation ${origin.generation} of ${origin.instanceId}, not ${generation} of ${instanceId}`,
-              );
-            }
+            requireSealedFor(origin, { ...move, generation: packageGeneration(move) });
             await host.ledger.accept(origin, fence);
             await passed('accepted');
           },

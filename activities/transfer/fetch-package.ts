@@ -64,15 +64,21 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
       await rm(envelopePath, { force: true });
       throw error;
     });
-    if (opened.origin.packageId !== packageId) {
-      throw new VmferryError(
-        'PackageMalformed',
-        `the envelope of package ${packageId} holds the record of ${opened.origin.packageId}`,
-      );
-    }
-    await inspect(opened);
-
     const { origin } = opened;
+    try {
+      if (origin.packageId !== packageId) {
+        throw new VmferryError(
+          'PackageMalformed',
+          `the envelope of package ${packageId} holds the record of ${origin.packageId}`,
+        );
+      }
+      await inspect(opened);
+    } catch (error) {
+      // What is refused leaves things as they were: an envelope that was here before may be somebody else's.
+      if (wireBytes > 0) await rm(envelopePath, { force: true });
+      throw error;
+    }
+
     const envelopeBytes = (await stat(envelopePath)).size;
     const packageBytes = sealedBytes(origin) + envelopeBytes;
     if (folder === target) return { packageBytes, wireBytes };

@@ -170,14 +170,16 @@ await test('only the owner packs and seals, and only what it saved', async (t) =
   await refused('NotOwner', run(createEncryptPackage(contextOf(alpha)), { ...move, destination }));
 });
 
-await test('nothing is addressed to a host that is not certified, and nothing that is not here', async (t) => {
+await test('nothing is addressed to a host that is not certified, nor what is not here or another’s', async (t) => {
   const { alpha, beta } = await world(t);
   const stranger = await (await testPool(t)).host('beta');
-  const { packageId, instanceId } = await samplePackage(alpha, []);
+  const { packageId, instanceId, folder } = await samplePackage(alpha, []);
   const readdress = createReaddressPackage(contextOf(alpha));
   await refused('HostNotCertified', run(readdress, { packageId, instanceId, destination: stranger.signedRecord }));
   const input = { packageId: randomUUID(), instanceId, destination: beta.signedRecord };
   await refused('PackageNotFound', run(readdress, input));
+  await refused('PackageMalformed', run(readdress, { ...input, packageId, instanceId: randomUUID() }));
+  assert.equal(await exists(join(folder, envelopeName(beta.keys.fingerprint))), false);
   await refused('PackageNotFound', run(createVerifyPackage(contextOf(alpha)), { packageId: randomUUID() }));
 });
 

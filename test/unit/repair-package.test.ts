@@ -188,6 +188,16 @@ await test('an envelope with the record of something else makes no other package
   assert.deepEqual(await filesOf(copies.beta), harmed);
 });
 
+await test('what is fetched for another generation than its own is refused, and nothing of it stays', async (t) => {
+  const w = await world(t);
+  const { alpha, gamma, sample } = w;
+  await refused('PackageMalformed', w.pull(gamma, alpha, sample.generation + 1));
+  assert.equal(await exists(gamma.layout.package(sample.packageId)), false);
+  assert.deepEqual(await filesOf(gamma.layout.incoming(sample.packageId)), new Map());
+  await w.pull(gamma, alpha);
+  await w.verify(gamma);
+});
+
 await test('f11: f33: whatever instant a repair dies at, each file is the old one or the right one, and the next ends it', async (t) => {
   const w = await world(t);
   const { beta, copies, sample } = w;

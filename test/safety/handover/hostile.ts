@@ -122,7 +122,7 @@ export function hostileCall(
       case 'openPackage':
         return { ...ref, source: record };
       case 'pullPackage':
-        return { packageId, source: record };
+        return { packageId, instanceId, generation: base.generation, source: record };
       case 'rewriteXml':
         return { ...ref, address: about.address };
       case 'releaseInstance':
