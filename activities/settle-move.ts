@@ -10,7 +10,7 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { passed } from './marks.ts';
-import { removeFolder } from './move-folder.ts';
+import { isFolderOf, removeFolder } from './move-folder.ts';
 import { isSealed } from './moved-envelope.ts';
 import { removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -47,9 +47,9 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
       await requireUnneeded(host, input);
       if (outcome === 'returned') await removeOutlived(host, input);
       await passed('settled');
+      // A move that was called off while it sealed has no use for the half. Its folder says whose that is.
+      if (await isFolderOf(layout.move(moveId), input)) await removeDurably(`${layout.package(packageId)}.partial`);
       await removeFolder(layout.move(moveId), instanceId);
-      // A move that was called off while it sealed has no use for the half.
-      if (role === 'source') await removeDurably(`${layout.package(packageId)}.partial`);
       await removeFolder(layout.stage(moveId), instanceId);
     });
 }

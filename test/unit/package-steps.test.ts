@@ -13,12 +13,14 @@ import { createEncryptPackage } from '../../activities/encrypt-package.ts';
 import type { HostContext } from '../../activities/host-context.ts';
 import type { Hypervisor } from '../../activities/hypervisor/hypervisor.ts';
 import type { GuestNetwork } from '../../activities/network/guest-network.ts';
+import { claimFolder } from '../../activities/move-folder.ts';
 import { createOpenPackage } from '../../activities/open-package.ts';
 import { envelopeName } from '../../activities/package/format.ts';
 import type { Members as MembersFile } from '../../activities/package/members.ts';
 import { createReaddressPackage } from '../../activities/readdress-package.ts';
 import { exists } from '../../activities/records/durable.ts';
 import { MEMBER } from '../../activities/records/layout.ts';
+import { createSettleMove } from '../../activities/settle-move.ts';
 import { createVerifyPackage } from '../../activities/verify-package.ts';
 import type { FailureType } from '../../workflows/failures.ts';
 import type { MoveRef } from '../../workflows/contract.ts';
@@ -74,6 +76,7 @@ async function saved(host: TestHost): Promise<{ move: MoveRef; members: Members 
   await host.ledger.spawn(instanceId);
   const move = { moveId: randomUUID(), instanceId, packageId: randomUUID(), generation: 2 };
   const members = sampleMembers();
+  await claimFolder(host.layout, 'move', move);
   await writeMembers(host.layout.move(move.moveId), members);
   const list: MembersFile = {
     disks: [{ target: 'vda', virtualBytes: 1024 * 1024 * 1024, imageId: IMAGE_ID }],
@@ -132,6 +135,24 @@ await test('a worker that dies while it encrypts goes on under the same session 
   await run(encrypt, input);
   assert.equal(await inode(join(alpha.layout.package(move.packageId), 'config', '000000.seg')), kept);
   assert.ok(!(await readdir(alpha.layout.packages)).includes(`${move.packageId}.partial`));
+});
+
+await test('half a package is cleared away by the move that sealed it, and by no other', async (t) => {
+  const { alpha, beta } = await world(t);
+  const { move } = await saved(alpha);
+  await run(createBuildPackage(contextOf(alpha)), { ...move, compressionLevel: 1 });
+  await dieAt(3, ['rename'], () =>
+    run(createEncryptPackage(contextOf(alpha)), { ...move, destination: beta.signedRecord }),
+  );
+  const settle = createSettleMove(contextOf(alpha));
+  const partial = `${alpha.layout.package(move.packageId)}.partial`;
+  const ended = { role: 'source', outcome: 'saved' } as const;
+  const other = { ...move, moveId: randomUUID(), instanceId: randomUUID() };
+  await claimFolder(alpha.layout, 'move', { ...other, packageId: randomUUID() });
+  await run(settle, { ...other, ...ended });
+  assert.ok(await exists(partial));
+  await run(settle, { ...move, ...ended });
+  assert.ok(!(await exists(partial)));
 });
 
 await test('a package that was sealed for nobody else is addressed when a destination is named later', async (t) => {

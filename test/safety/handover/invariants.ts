@@ -162,7 +162,8 @@ export class Invariants {
     for (const { name, context, hypervisor, network } of this.#world.hosts) {
       const { layout } = context;
       const folders = [layout.instance(instanceId), layout.move(moveId), layout.stage(moveId)];
-      for (const folder of [...folders, layout.package(packageId), layout.incoming(packageId)]) {
+      const sealed = layout.package(packageId);
+      for (const folder of [...folders, sealed, `${sealed}.partial`, layout.incoming(packageId)]) {
         if (whoseFolder(folder) !== null && whoseFolder(folder) !== instanceId) continue;
         for (const path of filesIn(folder)) lines.push(`${stampOf(join(folder, path))} ${join(folder, path)}`);
       }
