@@ -147,6 +147,8 @@ class Campaign {
   readonly #invariants: Invariants;
   readonly #journeys: Journey[] = [];
   readonly #story: string[] = [];
+  /** Calls that ended in an error without a name: nobody could know what to do about it. */
+  readonly #unforeseen: string[] = [];
   readonly #instanceId: InstanceId = randomUUID();
 
   constructor(world: World, schedule: Schedule, coverage: Coverage) {
@@ -191,8 +193,8 @@ class Campaign {
     this.#story.push(line);
   }
 
-  #check(): Promise<string[]> {
-    return this.#invariants.check(this.#instanceId, this.#known.refs);
+  async #check(): Promise<string[]> {
+    return [...this.#unforeseen, ...(await this.#invariants.check(this.#instanceId, this.#known.refs))];
   }
 
   async #spawn(instanceId: InstanceId, name: string, address: number): Promise<void> {
@@ -397,6 +399,7 @@ class Campaign {
   #heard(call: Call, outcome: Outcome): void {
     this.#known.heard(call, outcome);
     const how = outcome.kind === 'refused' ? `refused: ${outcome.type}` : outcome.kind;
+    if (outcome.kind === 'failed') this.#unforeseen.push(`${call.activity} failed: ${String(outcome.error)}`);
     const key = `${call.activity} ${how}`;
     this.#coverage.set(key, (this.#coverage.get(key) ?? 0) + 1);
     const more =
