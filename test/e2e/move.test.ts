@@ -1,25 +1,36 @@
+/** One testbed for what a single move shows: it goes on, nobody sees it, and what the user got wrong begins none. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
+import { readdir, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsoleObserver } from '../support/console-observer.ts';
-import { cannotRun, Pool, type Guest } from '../support/pool.ts';
+import { cannotRun, Pool, type Guest, type Outcome } from '../support/pool.ts';
 import type { MoveResult } from '../../workflows/contract.ts';
 
 const CLIENT = new URL('../../client/main.ts', import.meta.url).pathname;
 
+let pool: Pool;
+if (cannotRun === false) {
+  before(async () => {
+    pool = await Pool.up();
+  });
+  after(() => pool.down());
+}
+
 describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
-  let pool: Pool;
   let guest: Guest;
   let observer: ConsoleObserver;
 
   before(async () => {
-    pool = await Pool.up();
     guest = await pool.spawn('alpha', 'mover');
     observer = new ConsoleObserver(pool.testbed, guest.id);
   });
-  after(async () => {
-    observer.stop();
-    await pool.down();
-  });
+  after(() => observer.stop());
 
   it('goes on with its RAM, its address and its disk, and leaves nothing behind', async () => {
     const before = await pool.testbed.guestStatus('alpha', guest.ip);
@@ -115,5 +126,122 @@ describe('a running VM moves from alpha to beta', { skip: cannotRun }, () => {
   it('is gone after it was deleted', async () => {
     await pool.ok('instances', 'delete', guest.id, '--yes');
     assert.deepEqual(await pool.whereabouts(guest), { runningOn: [], knownOn: [] });
+  });
+});
+
+/** Does the file hold the text anywhere? */
+async function holds(path: string, text: string): Promise<boolean> {
+  let rest = '';
+  for await (const chunk of createReadStream(path, { encoding: 'latin1', highWaterMark: 1024 * 1024 })) {
+    const part = rest + String(chunk);
+    if (part.includes(text)) return true;
+    rest = part.slice(-text.length);
+  }
+  return false;
+}
+
+async function filesThatHold(folder: string, text: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    if (entry.isFile() && (await holds(path, text))) found.push(path);
+  }
+  return found;
+}
+
+describe('nobody but the two hosts sees the guest', { skip: cannotRun }, () => {
+  let guest: Guest;
+
+  before(async () => {
+    guest = await pool.spawn('alpha', 'secretive');
+  });
+
+  it('f32: leaves no trace of a marker in RAM and on disk in Temporal, in the catalog or on the wire', async () => {
+    const marker = `marker-${randomBytes(16).toString('hex')}`;
+    await pool.testbed.guestGet('alpha', guest.ip, `/marker?text=${marker}`);
+    const capture = join(pool.testbed.directory, 'wire.pcap');
+    // Everything that beta gets or sends passes its port of the bridge.
+    const listen = ['tcpdump', '-i', 'beta', '-s', '0', '-U', '-Z', 'root', '-w', capture] as const;
+    const [program, ...args] = pool.testbed.enter('wan', listen);
+    const tcpdump = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    await once(tcpdump.stderr, 'data'); // it says that it listens
+
+    const held = await pool.hold('alpha', 'buildPackage', 'after');
+    const move = pool.cli('instances', 'migrate', guest.id, 'beta');
+    await held.reached();
+    // The search must be able to find it: the save file on alpha holds it in clear.
+    const moves = pool.testbed.outside('alpha', '/var/lib/vmferry/moves');
+    assert.ok((await filesThatHold(moves, marker)).some((path) => path.endsWith('/snapshot')));
+    await held.release();
+    assert.equal((await move).exitCode, 0);
+    await sleep(500);
+    tcpdump.kill('SIGINT');
+    await once(tcpdump, 'exit');
+
+    assert.ok((await stat(capture)).size > 10_000_000, 'the capture holds the move');
+    assert.ok(!(await holds(capture, marker)), 'the wire carries no clear text');
+    for (const part of ['temporal', 'postgres']) {
+      const folder = join(pool.testbed.directory, part);
+      assert.ok((await readdir(folder)).length > 0, `${folder} is where ${part} keeps its data`);
+      assert.deepEqual(await filesThatHold(folder, marker), []);
+    }
+    // Sealed packages too are ciphertext.
+    for (const host of ['alpha', 'beta']) {
+      assert.deepEqual(await filesThatHold(pool.testbed.outside(host, '/var/lib/vmferry/packages'), marker), []);
+    }
+    const kept = await pool.testbed.guestGet('beta', guest.ip, '/marker');
+    assert.deepEqual(kept, { ram: marker, disk: marker }, 'the guest still has it, in RAM and on its disk');
+  });
+});
+
+describe('what the user got wrong costs one sentence and changes nothing', { skip: cannotRun }, () => {
+  let guest: Guest;
+
+  before(async () => {
+    guest = await pool.spawn('alpha', 'untouched');
+  });
+
+  /** One error object on standard error, of one line, without a stack; and the world as it was. */
+  const refused = async (exitCode: number, type: string, names: string, run: () => Promise<Outcome>): Promise<void> => {
+    const world = (): Promise<unknown[]> =>
+      Promise.all([pool.ok('list'), pool.ok('packages', 'list'), pool.whereabouts(guest)]);
+    const before = await world();
+    const outcome = await run();
+    assert.equal(outcome.exitCode, exitCode, outcome.stderr);
+    assert.equal(outcome.json, undefined, 'nothing is printed as a result');
+    const error = JSON.parse(outcome.stderr.trim().split('\n').at(-1) ?? '') as { type: string; message: string };
+    assert.equal(error.type, type);
+    assert.match(error.message, /^[^\n]+\.$/, 'one sentence');
+    assert.ok(error.message.includes(names), `“${error.message}” names ${names}`);
+    assert.doesNotMatch(outcome.stderr, /\n\s+at /, 'no stack');
+    assert.deepEqual(await world(), before);
+  };
+
+  it('an unknown instance', () =>
+    refused(3, 'InstanceNotFound', 'nobody', () => pool.cli('instances', 'migrate', 'nobody', 'beta')));
+
+  it('an unknown host', () =>
+    refused(3, 'HostNotFound', 'omega', () => pool.cli('instances', 'migrate', guest.id, 'omega')));
+
+  it('the host where it is already', () =>
+    refused(2, 'SameHost', 'alpha', () => pool.cli('instances', 'migrate', guest.id, 'alpha')));
+
+  it('a missing image file', () =>
+    refused(3, 'FileNotFound', '/no/such.qcow2', () => pool.cli('images', 'add', '/no/such.qcow2', '--host', 'alpha')));
+
+  it('a malformed profile', async () => {
+    const broken = join(pool.testbed.directory, 'broken.toml');
+    await writeFile(broken, '[vmferry\n');
+    await refused(2, 'ProfileInvalid', broken, () => pool.cli('--profile', broken, 'list'));
+  });
+
+  it('a server that is down', async () => {
+    await pool.testbed.kill('control', 'temporal');
+    const outcome = await pool.cli('instances', 'migrate', guest.id, 'beta');
+    await pool.testbed.start('control', 'temporal');
+    assert.equal(outcome.exitCode, 5, outcome.stderr);
+    assert.match(outcome.stderr, /ServerUnreachable/);
+    assert.doesNotMatch(outcome.stderr, /\n\s+at /);
+    assert.deepEqual((await pool.whereabouts(guest)).runningOn, ['alpha']);
   });
 });

@@ -1,5 +1,7 @@
 /**
- * Workers are told to stop (SIGTERM) while steps of a move stand half done, again and again in one move, and are started
+ * One testbed for what workers are as processes: how much memory they take, and how they end.
+ *
+ * They are told to stop (SIGTERM) while steps of a move stand half done, again and again in one move, and are started
  * again. Steps hand over: the guest is stopped once and resumed once, as if nothing had happened.
  */
 import assert from 'node:assert/strict';
@@ -14,6 +16,42 @@ import type { Mark } from '../../activities/marks.ts';
 import { MEMBER } from '../../activities/records/layout.ts';
 import { ConsoleObserver } from '../support/console-observer.ts';
 import { cannotRun, Pool, type Guest } from '../support/pool.ts';
+
+let pool: Pool;
+if (cannotRun === false) {
+  before(async () => {
+    pool = await Pool.up();
+  });
+  after(() => pool.down());
+}
+
+/** The most memory that a process ever had resident, in bytes. */
+function peakMemory(pid: number): number {
+  const kilobytes = /^VmHWM:\s+([0-9]+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return Number(kilobytes) * 1024;
+}
+
+// First, while the workers are young.
+describe('a worker’s memory does not grow with the guest', { skip: cannotRun }, () => {
+  it('f34: stays below 300 MB while a guest of 2 GiB moves', async () => {
+    const guest = await pool.spawn('alpha', 'large', ['--memory', '2GiB']);
+    await pool.testbed.guestGet('alpha', guest.ip, '/fill?mib=1200');
+    await pool.ok('instances', 'migrate', guest.id, 'beta');
+    const peaks = pool.testbed
+      .status()
+      .flatMap(({ where, what, pid }) =>
+        what === 'worker' && pid !== null ? [{ where, bytes: peakMemory(pid) }] : [],
+      );
+    for (const { where, bytes } of peaks) console.log(`worker of ${where}: ${Math.round(bytes / 1e6)} MB at most`);
+    assert.equal(peaks.length, 3);
+    assert.deepEqual(
+      peaks.filter(({ bytes }) => bytes >= 300_000_000),
+      [],
+    );
+    assert.deepEqual(await pool.violations(guest, 'beta'), []);
+    await pool.ok('instances', 'delete', guest.id, '--yes');
+  });
+});
 
 const STOP_SECONDS = 1;
 /** From the signal to the end of the process, on a busy machine. */
@@ -45,14 +83,12 @@ class Lifecycle {
 }
 
 describe('a worker that is told to stop hands its steps over', { skip: cannotRun }, () => {
-  let pool: Pool;
   let guest: Guest;
   let observer: ConsoleObserver;
   let token: string;
   let lifecycles: Record<string, Lifecycle>;
 
   before(async () => {
-    pool = await Pool.up();
     for (const host of pool.testbed.hosts) {
       const path = pool.testbed.outside(host, '/etc/vmferry/host.json');
       const config = JSON.parse(readFileSync(path, 'utf8')) as object;
@@ -68,7 +104,6 @@ describe('a worker that is told to stop hands its steps over', { skip: cannotRun
   after(async () => {
     observer.stop();
     for (const lifecycle of Object.values(lifecycles)) await lifecycle.stop();
-    await pool.down();
   });
 
   const log = (host: string): string => readFileSync(pool.testbed.outside(host, '/var/log/vmferry/worker.log'), 'utf8');
