@@ -16,6 +16,7 @@ import type { HostContext } from './host-context.ts';
 import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
 import { diskStream } from './package/format.ts';
+import { isRewritten } from './rewrite-xml.ts';
 import { ensurePausedCopy } from './restore-copy.ts';
 
 export function createRestoreInstance(host: HostContext): HostActivities['restoreInstance'] {
@@ -55,6 +56,12 @@ async function restoreInstance(
     );
   }
   await requireOpened(folder, move);
+  if (!(await isRewritten(host, move, folder))) {
+    throw new VmferryError(
+      'PackageNotFound',
+      `package ${packageId} is opened in ${folder}, and its XML not rewritten for ${host.name}`,
+    );
+  }
   const disks = origin.disks.map((disk) => {
     const stream = origin.streams.find(({ name }) => name === diskStream(disk.target));
     return { ...disk, ...(stream && { sha256: stream.sha256 }) };

@@ -23,7 +23,7 @@ import { requireNotStopped } from './ownership.ts';
 import { ensureAddress } from './reservation.ts';
 import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
 import { openIntoStage } from './open-package.ts';
-import { LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
+import { isRewritten, LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
 
 export function createResumeInstance(host: HostContext): HostActivities['resumeInstance'] {
   return (input) =>
@@ -48,7 +48,7 @@ export async function runReleased(
 ): Promise<void> {
   const stage = host.layout.stage(move.moveId);
   await requireFolder(stage, move);
-  if (!(await hasRun(host, move.instanceId, move.generation)) && !(await exists(join(stage, LOCAL_XML)))) {
+  if (!(await hasRun(host, move.instanceId, move.generation)) && !(await isRewritten(host, move, stage))) {
     await openIntoStage(host, move, work);
     await rewriteXml(host, move, stage);
   }

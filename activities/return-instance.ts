@@ -27,7 +27,7 @@ import { exists, syncFile } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { hasRun, letRun, markRun, runCopy } from './resume-instance.ts';
-import { LOCAL_XML, rewriteOpened, rewriteXml } from './rewrite-xml.ts';
+import { isRewritten, rewriteOpened, rewriteXml } from './rewrite-xml.ts';
 import { changedDisk, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
 type How = Awaited<ReturnType<HostActivities['returnInstance']>>['how'];
@@ -150,10 +150,10 @@ async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecor
   const { instanceId } = move;
   const { packageId } = record;
   const staged = layout.stage(move.moveId);
-  if ((await isFolderOf(staged, { ...move, packageId })) && (await exists(join(staged, LOCAL_XML)))) return staged;
+  if ((await isFolderOf(staged, { ...move, packageId })) && (await isRewritten(host, move, staged))) return staged;
   const own = layout.move(record.moveId);
   if ((await saveFileState(join(own, MEMBER.snapshot))) === 'complete') {
-    if (!(await exists(join(own, LOCAL_XML)))) {
+    if (!(await isRewritten(host, move, own))) {
       await copyMembers(host, record, own, work);
       await rewriteXml(host, move, own);
     }

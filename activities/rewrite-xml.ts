@@ -6,7 +6,7 @@
  * path is one of ours. Repeating the step gives the same bytes.
  */
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { HostActivities, MoveRef, Requirements } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import { atDestination } from './given-up.ts';
@@ -78,6 +78,21 @@ export async function rewriteXml(
   await rewriteSaveHeader(snapshot, await rebind((await readSaveHeader(snapshot)).xml));
   await passed('rewritten');
   await writeDurable(join(folder, LOCAL_XML), await rebind(await readFile(join(folder, MEMBER.domainXml), 'utf8')));
+}
+
+/**
+ * Are the members in a folder made ready for this generation on this host? Before that the save file holds the XML of another
+ * host, which may name any file: libvirt must not see it.
+ */
+export async function isRewritten(
+  { layout }: HostContext,
+  { instanceId, generation }: Pick<MoveRef, 'instanceId' | 'generation'>,
+  folder: string,
+): Promise<boolean> {
+  const path = join(folder, LOCAL_XML);
+  if (!(await exists(path))) return false;
+  const { disks } = describeDomain(await readFile(path, 'utf8'));
+  return disks.every((disk) => dirname(disk.path) === layout.generation(instanceId, generation));
 }
 
 function requireSame(promised: Requirements, asked: Omit<Requirements, 'qemuVersion'>): void {

@@ -19,7 +19,7 @@ import { withInstanceLock } from './records/lock.ts';
 import { readReservation } from './reservation.ts';
 import { hasRun, markRun, runReleased } from './resume-instance.ts';
 import { runTakenBack } from './return-instance.ts';
-import { LOCAL_XML, rewriteOpened } from './rewrite-xml.ts';
+import { isRewritten, rewriteOpened } from './rewrite-xml.ts';
 import { readSaveRecord } from './save-record.ts';
 import type { Owned } from './trust/ledger-book.ts';
 import { readUnverified } from './trust/signed-text.ts';
@@ -84,7 +84,7 @@ async function ensureMembers(host: HostContext, move: MoveRef, work: Work): Prom
   if (!record?.saved || (await hasRun(host, move.instanceId, move.generation))) return;
   if ((await saveFileState(join(layout.move(move.moveId), MEMBER.snapshot))) === 'complete') return;
   const stage = layout.stage(move.moveId);
-  if ((await isFolderOf(stage, move)) && (await exists(join(stage, LOCAL_XML)))) return;
+  if ((await isFolderOf(stage, move)) && (await isRewritten(host, move, stage))) return;
   if (!(await exists(layout.package(move.packageId)))) {
     throw new VmferryError(
       'PackageNotFound',

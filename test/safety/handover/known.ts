@@ -263,6 +263,10 @@ export const KNOWN: Record<string, Schedule> = {
       { do: 'order', activity: 'saveInstance', host: BETA, later: 1 },
       { do: 'order', activity: 'returnInstance', host: BETA, later: 1 },
     ]),
+  'nothing is restored by the XML of the host that it came from': schedule([
+    ...before('rewriteXml'),
+    { do: 'order', activity: 'restoreInstance', host: BETA },
+  ]),
   'a generation that came and never ran is not taken back as if it had': schedule([
     ...before('resumeInstance'),
     { do: 'advance', die: 'owned' },
