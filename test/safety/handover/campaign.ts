@@ -386,6 +386,9 @@ class Campaign {
     if (outcome === null) this.#say(`  ${host.name}.${activity} is held`);
     if (outcome?.kind === 'refused' && outcome.type === 'SourceStillRunning') await this.#world.endSave(host);
     if (outcome?.kind === 'died' && spec.loss !== undefined) this.#invariants.lookAgain();
+    // A host that is looked at as a whole mends what is amiss with any instance.
+    const { instanceId } = call.input as { instanceId: InstanceId | null };
+    if (activity === 'inspectHost' && instanceId === null) this.#invariants.lookAgain();
     if (activity !== 'saveInstance') return outcome;
     host.nextSave = null;
     return outcome;
