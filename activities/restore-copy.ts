@@ -15,17 +15,35 @@ import { check, rebaseUnsafe } from './disk/qemu-img.ts';
 import type { Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { sameProcess } from './save-record.ts';
 import { readImage } from './images.ts';
-import { exists, makeDirectory, readJson, syncDirectory, syncFile, writeRecord } from './records/durable.ts';
+import { diskStream, type OriginRecord } from './package/format.ts';
+import {
+  exists,
+  makeDirectory,
+  readJson,
+  removeDurably,
+  syncDirectory,
+  syncFile,
+  writeRecord,
+} from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
+import { LOCAL_XML } from './rewrite-xml.ts';
+import { sameProcess } from './save-record.ts';
 
 export interface StagedDisk {
   target: string;
   imageId: string;
   virtualBytes: number;
-  /** What the signed record says of the overlay. Absent on the way back, where the overlay never left this host. */
+  /** What the signed record says of the overlay. Absent where it was never packed. */
   sha256?: string;
+}
+
+/** The overlays that a package holds, as its signed record describes them. */
+export function sealedDisks({ disks, streams }: OriginRecord): StagedDisk[] {
+  return disks.map((disk) => {
+    const stream = streams.find(({ name }) => name === diskStream(disk.target));
+    return { ...disk, ...(stream && { sha256: stream.sha256 }) };
+  });
 }
 
 /** Written into the members' folder when libvirt has restored the copy: which process it is, and from which bytes. */
@@ -46,6 +64,7 @@ export function readRestored(folder: string): Promise<Restored | null> {
  * Makes sure that the instance stands here restored, from the members in `folder`. A copy that an earlier attempt
  * finished is kept; one that nobody can vouch for is thrown away and made anew. Only for generations that never ran here.
  *
+ * @param disksOf asked only if it is made anew: nobody waits for it otherwise
  * @returns SHA-256 of each overlay as it lay in the folder, by target
  * @throws AlreadyExists if a domain of this UUID runs that did not come from here
  */
@@ -54,7 +73,7 @@ export async function ensurePausedCopy(
   instanceId: InstanceId,
   generation: number,
   folder: string,
-  disks: readonly StagedDisk[],
+  disksOf: () => Promise<readonly StagedDisk[]>,
   work: Work,
 ): Promise<Record<string, string>> {
   const marker = join(folder, 'restored.json');
@@ -69,7 +88,7 @@ export async function ensurePausedCopy(
       `host ${host.name} runs a domain ${instanceId} that this move did not restore; look at it before anything else`,
     );
   }
-  const diskSha256 = await restorePausedCopy(host, instanceId, generation, folder, disks, work);
+  const diskSha256 = await restorePausedCopy(host, instanceId, generation, folder, await disksOf(), work);
   const domain = await host.hypervisor.find(instanceId);
   if (domain?.state !== 'paused' || !domain.process) {
     throw new VmferryError(
@@ -111,6 +130,7 @@ async function restorePausedCopy(
     const digest = await sha256File(staged, work);
     if (disk.sha256 !== undefined && digest !== disk.sha256) {
       // Opened whole, and altered since: gone, it is opened from the package once more when the move is retried.
+      await removeDurably(join(folder, LOCAL_XML));
       await rm(staged, { force: true });
       throw new VmferryError('DiskMalformed', `disk ${staged} is not what the package's record says any more`);
     }
@@ -131,7 +151,7 @@ async function restorePausedCopy(
   return digests;
 }
 
-/** The overlays in a folder of members, as their headers describe them. For the way back, where they are our own. */
+/** The overlays in a folder of members, as their headers describe them. For the way back from what the save left. */
 export async function stagedDisks(folder: string): Promise<StagedDisk[]> {
   const found: StagedDisk[] = [];
   for (const name of await readdir(folder)) {

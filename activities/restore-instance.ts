@@ -15,9 +15,8 @@ import { withHeartbeat, type Work } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { requireOpened } from './move-folder.ts';
 import { readMovedEnvelope } from './moved-envelope.ts';
-import { diskStream } from './package/format.ts';
 import { isRewritten } from './rewrite-xml.ts';
-import { ensurePausedCopy } from './restore-copy.ts';
+import { ensurePausedCopy, sealedDisks, type StagedDisk } from './restore-copy.ts';
 
 export function createRestoreInstance(host: HostContext): HostActivities['restoreInstance'] {
   return (move) =>
@@ -62,9 +61,6 @@ async function restoreInstance(
       `package ${packageId} is opened in ${folder}, and its XML not rewritten for ${host.name}`,
     );
   }
-  const disks = origin.disks.map((disk) => {
-    const stream = origin.streams.find(({ name }) => name === diskStream(disk.target));
-    return { ...disk, ...(stream && { sha256: stream.sha256 }) };
-  });
-  return answer(await ensurePausedCopy(host, instanceId, generation, folder, disks, work));
+  const disksOf = (): Promise<StagedDisk[]> => Promise.resolve(sealedDisks(origin));
+  return answer(await ensurePausedCopy(host, instanceId, generation, folder, disksOf, work));
 }

@@ -21,9 +21,10 @@ import { exists, writeRecord } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { requireNotStopped } from './ownership.ts';
 import { ensureAddress } from './reservation.ts';
-import { ensurePausedCopy, stagedDisks } from './restore-copy.ts';
+import { ensurePausedCopy, sealedDisks, type StagedDisk } from './restore-copy.ts';
 import { openIntoStage } from './open-package.ts';
-import { isRewritten, LOCAL_XML, rewriteXml } from './rewrite-xml.ts';
+import { readMovedEnvelope } from './moved-envelope.ts';
+import { isRewritten, LOCAL_XML, rewriteOpened } from './rewrite-xml.ts';
 
 export function createResumeInstance(host: HostContext): HostActivities['resumeInstance'] {
   return (input) =>
@@ -50,10 +51,11 @@ export async function runReleased(
   await requireFolder(stage, move);
   if (!(await hasRun(host, move.instanceId, move.generation)) && !(await isRewritten(host, move, stage))) {
     await openIntoStage(host, move, work);
-    await rewriteXml(host, move, stage);
+    await rewriteOpened(host, move);
   }
   await ensureAddress(host, move.instanceId);
-  await runCopy(host, move.instanceId, move.generation, stage, work);
+  const disksOf = async (): Promise<StagedDisk[]> => sealedDisks((await readMovedEnvelope(host, move)).origin);
+  await runCopy(host, move, stage, disksOf, work);
 }
 
 const resumedPath = (host: HostContext, instanceId: InstanceId, generation: number): string =>
@@ -74,14 +76,14 @@ export function hasRun(host: HostContext, instanceId: InstanceId, generation: nu
 /** Lets the paused copy of a generation that this host owns run, restoring it once more if it is gone. */
 export async function runCopy(
   host: HostContext,
-  instanceId: InstanceId,
-  generation: number,
+  { instanceId, generation }: Pick<MoveRef, 'instanceId' | 'generation'>,
   folder: string,
+  disksOf: () => Promise<readonly StagedDisk[]>,
   work: Work,
 ): Promise<void> {
   const { hypervisor } = host;
   if (!(await hasRun(host, instanceId, generation))) {
-    await ensurePausedCopy(host, instanceId, generation, folder, await stagedDisks(folder), work);
+    await ensurePausedCopy(host, instanceId, generation, folder, disksOf, work);
     // Restored domains are transient: without this the guest's own power-off would make libvirt forget it.
     await hypervisor.define(await readFile(join(folder, LOCAL_XML), 'utf8'));
     await markRun(host, instanceId, generation);

@@ -21,12 +21,14 @@ import { saveFileState } from './hypervisor/save-file.ts';
 import { imageOfOverlay } from './images.ts';
 import { passed } from './marks.ts';
 import { isFolderOf } from './move-folder.ts';
+import { readMovedEnvelope } from './moved-envelope.ts';
 import { openOwnIntoStage } from './open-package.ts';
 import { requireNotStopped } from './ownership.ts';
 import { exists, syncFile } from './records/durable.ts';
 import { MEMBER } from './records/layout.ts';
 import { withInstanceLock } from './records/lock.ts';
 import { hasRun, letRun, markRun, runCopy } from './resume-instance.ts';
+import { sealedDisks, stagedDisks, type StagedDisk } from './restore-copy.ts';
 import { isRewritten, rewriteOpened, rewriteXml } from './rewrite-xml.ts';
 import { changedDisk, readSaveRecord, sameProcess, type SaveRecord } from './save-record.ts';
 
@@ -115,14 +117,14 @@ async function runAgain(host: HostContext, move: MoveRef, record: SaveRecord | n
 
   // It ran on after the save and has stopped since: RAM that is older than its disk would corrupt it.
   const ranOn = record?.saved ? (await changedDisk(record))?.how === 'written' : false;
-  const folder = record && !ranOn ? await membersFolder(host, move, record, work) : null;
-  if (folder === null) {
+  const members = record && !ranOn ? await membersOf(host, move, record, work) : null;
+  if (members === null) {
     // The host lost power while the guest ran or before its RAM was saved: what any power loss does to it.
     await markRun(host, instanceId, generation);
     await hypervisor.start(instanceId);
     return 'rebooted';
   }
-  await runCopy(host, instanceId, generation, folder, work);
+  await runCopy(host, move, members.folder, members.disksOf, work);
   return 'restored';
 }
 
@@ -139,25 +141,39 @@ async function isCopy(
   return xml.includes(`${layout.generation(instanceId, generation)}/`);
 }
 
+interface SavedMembers {
+  folder: string;
+  disksOf: () => Promise<StagedDisk[]>;
+}
+
 /**
  * Where the members lie from which to restore: opened from this host's own package, or still as the save left them, in the
  * folder of the move that saved it. Null if the instance's RAM was never saved whole.
  *
  * @throws PackageNotFound if it was, and is not here any more
  */
-async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecord, work: Work): Promise<string | null> {
+async function membersOf(
+  host: HostContext,
+  move: MoveRef,
+  record: SaveRecord,
+  work: Work,
+): Promise<SavedMembers | null> {
   const { layout } = host;
   const { instanceId } = move;
   const { packageId } = record;
-  const staged = layout.stage(move.moveId);
-  if ((await isFolderOf(staged, { ...move, packageId })) && (await isRewritten(host, move, staged))) return staged;
+  const opened: MoveRef = { ...move, packageId };
+  const staged: SavedMembers = {
+    folder: layout.stage(move.moveId),
+    disksOf: async () => sealedDisks((await readMovedEnvelope(host, opened)).origin),
+  };
+  if ((await isFolderOf(staged.folder, opened)) && (await isRewritten(host, move, staged.folder))) return staged;
   const own = layout.move(record.moveId);
   if ((await saveFileState(join(own, MEMBER.snapshot))) === 'complete') {
     if (!(await isRewritten(host, move, own))) {
       await copyMembers(host, record, own, work);
       await rewriteXml(host, move, own);
     }
-    return own;
+    return { folder: own, disksOf: () => stagedDisks(own) };
   }
   if (!record.saved) return null;
   if (!(await exists(layout.package(packageId)))) {
@@ -166,8 +182,8 @@ async function membersFolder(host: HostContext, move: MoveRef, record: SaveRecor
       `the RAM of instance ${instanceId} lies in package ${packageId}, which host ${host.name} does not hold any more`,
     );
   }
-  await openOwnIntoStage(host, { ...move, packageId }, work);
-  await rewriteOpened(host, { ...move, packageId });
+  await openOwnIntoStage(host, opened, work);
+  await rewriteOpened(host, opened);
   return staged;
 }
 

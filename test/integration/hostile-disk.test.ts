@@ -58,7 +58,7 @@ async function scene(t: TestContext, baseFormat: 'qcow2' | 'raw' = 'qcow2'): Pro
   const disks = [{ target: 'vda', imageId: IMAGE, virtualBytes: SIZE }];
   return {
     ...{ hypervisor, working, base, staged: join(folder, MEMBER.disk('vda')) },
-    restore: () => ensurePausedCopy(host, instanceId, 2, folder, disks, unwatched()),
+    restore: () => ensurePausedCopy(host, instanceId, 2, folder, () => Promise.resolve(disks), unwatched()),
   };
 }
 

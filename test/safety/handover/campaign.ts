@@ -73,6 +73,8 @@ export type Instruction =
   | { do: 'person'; host: number; act: 'start' | 'resume' | 'suspend' }
   /** What a host fetches next arrives damaged. */
   | { do: 'damage'; host: number }
+  /** The last byte of each disk that lies opened on a host is another now. */
+  | { do: 'rot'; host: number }
   /** A call that says exactly what it is about. */
   | ({ do: 'order'; activity: ActivityName; host: number } & Order & CourseSpec)
   | { do: 'count' };
@@ -297,6 +299,9 @@ class Campaign {
         break;
       case 'damage':
         world.damage(this.#host(instruction.host));
+        break;
+      case 'rot':
+        world.rot(this.#host(instruction.host));
         break;
       case 'order': {
         const call = { host: this.#host(instruction.host), activity: instruction.activity };

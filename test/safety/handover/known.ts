@@ -267,6 +267,11 @@ export const KNOWN: Record<string, Schedule> = {
     ...before('rewriteXml'),
     { do: 'order', activity: 'restoreInstance', host: BETA },
   ]),
+  'a disk that rots where it was opened is not given to the guest, but opened once more': schedule([
+    ...before('resumeInstance'),
+    { do: 'lose power', host: BETA, loss: 'nothing' },
+    { do: 'rot', host: BETA },
+  ]),
   'a generation that came and never ran is not taken back as if it had': schedule([
     ...before('resumeInstance'),
     { do: 'advance', die: 'owned' },

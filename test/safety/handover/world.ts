@@ -393,6 +393,16 @@ export class World {
     host.damaged = true;
   }
 
+  rot(host: SimHost): void {
+    const { staging } = host.context.layout;
+    for (const name of readdirSync(staging, { recursive: true, encoding: 'utf8' })) {
+      if (!/\/disk-[a-z]+\.qcow2$/.test(name)) continue;
+      const content = readFileSync(join(staging, name));
+      content[content.length - 1]! ^= 1;
+      writeFileSync(join(staging, name), content);
+    }
+  }
+
   /** Serves a package with one byte changed while somebody fetches it. */
   async #served<T>(host: SimHost, input: unknown, fetch: () => Promise<T>): Promise<T> {
     const { packageId } = input as { packageId: string };
