@@ -128,4 +128,28 @@ export const MUTATIONS: readonly Mutation[] = [
     guard: 'the look before taking back whether the generation ever ran here',
     edits: [{ file: 'activities/return-instance.ts', from: '        await requireRunBefore(host, move);\n', to: '' }],
   },
+  {
+    guard: 'the generation by which a folder is known: what has brought an instance is taken for what it was saved in',
+    edits: [{ file: 'activities/move-folder.ts', from: ' && one.generation === other.generation;', to: ';' }],
+  },
+  {
+    guard: 'the look before a restore whether the XML was rewritten for this host',
+    edits: [
+      {
+        file: 'activities/restore-instance.ts',
+        from: '  if (!(await isRewritten(host, move, folder))) {\n',
+        to: '  if (folder === host.layout.root && !(await isRewritten(host, move, folder))) {\n',
+      },
+    ],
+  },
+  {
+    guard: 'the digest of a disk that is restored once more after the release',
+    edits: [
+      {
+        file: 'activities/restore-copy.ts',
+        from: '    if (disk.sha256 !== undefined && digest !== disk.sha256) {\n',
+        to: "    if (host.name === '' && digest !== disk.sha256) {\n",
+      },
+    ],
+  },
 ];
