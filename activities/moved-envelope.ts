@@ -8,8 +8,7 @@ import {
 } from '../workflows/contract.ts';
 import { VmferryError } from '../workflows/failures.ts';
 import type { HostContext } from './host-context.ts';
-import { readEnvelope, type OpenedEnvelope } from './package/envelope.ts';
-import type { OriginRecord } from './package/format.ts';
+import { readEnvelope, requireSealedFor, type OpenedEnvelope } from './package/envelope.ts';
 import { exists } from './records/durable.ts';
 
 /**
@@ -33,25 +32,6 @@ export async function readMovedEnvelope(
   });
   requireSealedFor(opened.origin, { ...move, generation: packageGeneration(move) });
   return opened;
-}
-
-/**
- * The record is of this package, made for this generation of the instance.
- *
- * @throws PackageMalformed
- */
-export function requireSealedFor(
-  { packageId, instanceId, generation }: OriginRecord,
-  expected: Pick<MoveRef, 'packageId' | 'instanceId' | 'generation'>,
-): void {
-  const same =
-    packageId === expected.packageId && instanceId === expected.instanceId && generation === expected.generation;
-  if (same) return;
-  throw new VmferryError(
-    'PackageMalformed',
-    `what is taken for package ${expected.packageId} for generation ${expected.generation} of instance ` +
-      `${expected.instanceId} is package ${packageId} for generation ${generation} of instance ${instanceId}`,
-  );
 }
 
 /** Whose state is in a package; null if this host cannot read it, and so could not continue anything from it. */

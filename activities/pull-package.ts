@@ -8,7 +8,7 @@
 import type { HostActivities } from '../workflows/contract.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
-import { requireSealedFor } from './moved-envelope.ts';
+import { requireSealedFor } from './package/envelope.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 import { repairPackage } from './transfer/repair-package.ts';
 

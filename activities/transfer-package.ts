@@ -7,7 +7,7 @@ import { atDestination } from './given-up.ts';
 import { withHeartbeat } from './heartbeat.ts';
 import type { HostContext } from './host-context.ts';
 import { passed } from './marks.ts';
-import { requireSealedFor } from './moved-envelope.ts';
+import { requireSealedFor } from './package/envelope.ts';
 import { fetchPackage } from './transfer/fetch-package.ts';
 
 export function createTransferPackage(host: HostContext): HostActivities['transferPackage'] {

@@ -15,7 +15,7 @@ import {
   type Message,
 } from 'openpgp';
 import { z } from 'zod';
-import type { HostRecord, SignedText } from '../../workflows/contract.ts';
+import type { HostRecord, InstanceId, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError } from '../../workflows/failures.ts';
 import { exists, writeDurable } from '../records/durable.ts';
 import type { HostKeys } from '../trust/keys.ts';
@@ -62,7 +62,7 @@ export async function readEnvelope(options: {
   pool: PoolTrust;
   source?: SignedText;
 }): Promise<OpenedEnvelope> {
-  const { folder, keys, pool } = options;
+  const { folder, keys } = options;
   const data = await readBounded(join(folder, envelopeName(keys.fingerprint)), MAX_ENVELOPE_BYTES).catch(
     (error: unknown) => {
       if (!isUnreadable(error)) throw error;
@@ -71,6 +71,19 @@ export async function readEnvelope(options: {
   );
   if (!data)
     throw new VmferryError('WrongDestination', `the package in ${folder} has no envelope for host ${keys.name}`);
+  return verifyEnvelope(data, options);
+}
+
+/**
+ * As `readEnvelope`, of an envelope that lies in no package yet.
+ *
+ * @throws as `readEnvelope`
+ */
+export async function verifyEnvelope(
+  data: Uint8Array,
+  options: { keys: HostKeys; pool: PoolTrust; source?: SignedText },
+): Promise<OpenedEnvelope> {
+  const { keys, pool } = options;
   const message = await decryptEnvelope(data, keys);
 
   const claimed = parse(decode(literalOf(message)), Sender);
@@ -115,6 +128,25 @@ export async function readEnvelope(options: {
     sessionKey: new Uint8Array(Buffer.from(envelope.session.key, 'base64')),
     sender: sender.record,
   };
+}
+
+/**
+ * The record is of this package, made for this generation of the instance.
+ *
+ * @throws PackageMalformed
+ */
+export function requireSealedFor(
+  { packageId, instanceId, generation }: OriginRecord,
+  expected: { packageId: PackageId; instanceId: InstanceId; generation: number },
+): void {
+  const same =
+    packageId === expected.packageId && instanceId === expected.instanceId && generation === expected.generation;
+  if (same) return;
+  throw new VmferryError(
+    'PackageMalformed',
+    `what is taken for package ${expected.packageId} for generation ${expected.generation} of instance ` +
+      `${expected.instanceId} is package ${packageId} for generation ${generation} of instance ${instanceId}`,
+  );
 }
 
 /**

@@ -7,9 +7,9 @@
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { PackageId, SignedText } from '../../workflows/contract.ts';
-import { VmferryError } from '../../workflows/failures.ts';
+import { VmferryError, type FailureType } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
-import { readEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
+import { readEnvelope, verifyEnvelope, type OpenedEnvelope } from '../package/envelope.ts';
 import { envelopeName, MAX_ENVELOPE_BYTES, type OriginRecord, type Segment } from '../package/format.ts';
 import { checkSegment, sealedBytes, segmentPath, segmentsOf, type SegmentPlace } from '../package/verify.ts';
 import { exists, makeDirectory, syncDirectory, syncFile, writeDurable } from '../records/durable.ts';
@@ -51,32 +51,27 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
   const folder = (await exists(target)) ? target : layout.incoming(packageId);
   const client = new PeerClient(await pool.verifyHost(source), keys, options.selfRecord);
   try {
-    await makeDirectory(folder);
     const envelopePath = join(folder, envelopeName(keys.fingerprint));
     let wireBytes = 0;
-    if (!(await exists(envelopePath))) {
-      const envelope = await client.fetchSmall(path.envelope(packageId), MAX_ENVELOPE_BYTES, work.signal);
-      wireBytes += envelope.length;
-      await writeDurable(envelopePath, envelope);
+    let opened = await keptEnvelope(options, folder);
+    let envelope: Uint8Array | null = null;
+    if (!opened) {
+      envelope = await client.fetchSmall(path.envelope(packageId), MAX_ENVELOPE_BYTES, work.signal);
+      opened = await verifyEnvelope(envelope, { keys, pool, source });
     }
-    const opened = await readEnvelope({ folder, keys, pool, source }).catch(async (error: unknown) => {
-      // Whatever is wrong with it, the next attempt asks for it anew.
-      await rm(envelopePath, { force: true });
-      throw error;
-    });
     const { origin } = opened;
-    try {
-      if (origin.packageId !== packageId) {
-        throw new VmferryError(
-          'PackageMalformed',
-          `the envelope of package ${packageId} holds the record of ${origin.packageId}`,
-        );
-      }
-      await inspect(opened);
-    } catch (error) {
-      // What is refused leaves things as they were: an envelope that was here before may be somebody else's.
-      if (wireBytes > 0) await rm(envelopePath, { force: true });
-      throw error;
+    if (origin.packageId !== packageId) {
+      throw new VmferryError(
+        'PackageMalformed',
+        `the envelope of package ${packageId} holds the record of ${origin.packageId}`,
+      );
+    }
+    await inspect(opened);
+    // Only now: what is refused leaves things as they were, and another envelope that is here may be all that opens it.
+    if (envelope) {
+      await makeDirectory(folder);
+      await writeDurable(envelopePath, envelope);
+      wireBytes += envelope.length;
     }
 
     const envelopeBytes = (await stat(envelopePath)).size;
@@ -119,6 +114,24 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
     return { packageBytes, wireBytes };
   } finally {
     client.close();
+  }
+}
+
+const OTHER_ENVELOPE: readonly FailureType[] = [
+  'WrongDestination',
+  'PackageMalformed',
+  'SignatureInvalid',
+  'HostNotCertified',
+];
+
+/** What lies here already, if it is what the source says; null if there is none, or it is damaged, or another's. */
+async function keptEnvelope({ keys, pool, source }: FetchPackage, folder: string): Promise<OpenedEnvelope | null> {
+  if (!(await exists(join(folder, envelopeName(keys.fingerprint))))) return null;
+  try {
+    return await readEnvelope({ folder, keys, pool, source });
+  } catch (error) {
+    if (error instanceof VmferryError && OTHER_ENVELOPE.includes(error.type)) return null;
+    throw error;
   }
 }
 

@@ -11,7 +11,7 @@ import { dirname, join } from 'node:path';
 import type { InstanceId, PackageFacts, PackageId, SignedText } from '../../workflows/contract.ts';
 import { VmferryError, type FailureType } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
-import { readEnvelope } from '../package/envelope.ts';
+import { readEnvelope, requireSealedFor, verifyEnvelope } from '../package/envelope.ts';
 import { envelopeName, MAX_ENVELOPE_BYTES, type OriginRecord } from '../package/format.ts';
 import {
   checkLayout,
@@ -99,25 +99,11 @@ async function originOf(options: RepairPackage, client: PeerClient): Promise<Ori
   }, BAD_ENVELOPE);
   if (kept) return kept;
 
-  const beside = layout.incoming(packageId);
-  const name = envelopeName(keys.fingerprint);
-  await makeDirectory(beside);
   const envelope = await client.fetchSmall(path.envelope(packageId), MAX_ENVELOPE_BYTES, work.signal);
-  await writeDurable(join(beside, name), envelope);
-  const { origin } = await readEnvelope({ folder: beside, keys, pool, source });
+  const { origin } = await verifyEnvelope(envelope, { keys, pool, source });
   await verifyClaim(origin, pool);
-  if (
-    origin.packageId !== packageId ||
-    origin.instanceId !== options.instanceId ||
-    origin.generation !== options.generation
-  ) {
-    throw new VmferryError(
-      'PackageMalformed',
-      `the envelope of package ${packageId} holds the record of ${origin.packageId}, generation ${origin.generation} of ${origin.instanceId}`,
-    );
-  }
-  await rename(join(beside, name), join(folder, name));
-  await syncDirectory(folder);
+  requireSealedFor(origin, options);
+  await writeDurable(join(folder, envelopeName(keys.fingerprint)), envelope);
   return origin;
 }
 

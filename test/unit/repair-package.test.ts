@@ -14,8 +14,10 @@ import { segmentPath, segmentsOf } from '../../activities/package/verify.ts';
 import { createPullPackage } from '../../activities/pull-package.ts';
 import { exists } from '../../activities/records/durable.ts';
 import { createPackageServer } from '../../activities/transfer/package-server.ts';
+import { createTransferPackage } from '../../activities/transfer-package.ts';
 import { createVerifyPackage } from '../../activities/verify-package.ts';
 import { addressPackage } from '../../activities/package/envelope.ts';
+import type { SignedText } from '../../workflows/contract.ts';
 import { FakeGuestNetwork } from '../fakes/guest-network.ts';
 import { FakeHypervisor } from '../fakes/hypervisor.ts';
 import { dieAt } from '../support/crash-points.ts';
@@ -37,6 +39,8 @@ interface World {
   alpha: TestHost;
   beta: TestHost;
   gamma: TestHost;
+  /** Certified, with the address at which each hands packages out. */
+  records: ReadonlyMap<TestHost, SignedText>;
   /** Folders of the two copies. */
   copies: { alpha: string; beta: string };
   pull: (to: TestHost, from: TestHost, generation?: number) => Promise<{ bytes: number }>;
@@ -49,7 +53,7 @@ async function world(t: TestContext): Promise<World> {
   const [alpha, beta, gamma] = await Promise.all([pool.host('alpha'), pool.host('beta'), pool.host('gamma')]);
   const sample = await samplePackage(alpha, [beta]);
   const { packageId, instanceId } = sample;
-  const records = new Map<TestHost, string>();
+  const records = new Map<TestHost, SignedText>();
   for (const host of [alpha, beta, gamma]) {
     const server = createPackageServer({ ...host, onError: () => undefined }).listen(0, '127.0.0.1');
     t.after(() => {
@@ -63,7 +67,7 @@ async function world(t: TestContext): Promise<World> {
   const copies = { alpha: alpha.layout.package(packageId), beta: beta.layout.package(packageId) };
   await cp(copies.alpha, copies.beta, { recursive: true });
   return {
-    ...{ sample, alpha, beta, gamma, copies },
+    ...{ sample, alpha, beta, gamma, copies, records },
     pull: async (to, from, generation = sample.generation) => {
       const folder = from.layout.package(packageId);
       const senderRecord = from.signedRecord;
@@ -193,9 +197,26 @@ await test('what is fetched for another generation than its own is refused, and 
   const { alpha, gamma, sample } = w;
   await refused('PackageMalformed', w.pull(gamma, alpha, sample.generation + 1));
   assert.equal(await exists(gamma.layout.package(sample.packageId)), false);
-  assert.deepEqual(await filesOf(gamma.layout.incoming(sample.packageId)), new Map());
+  assert.equal(await exists(gamma.layout.incoming(sample.packageId)), false);
   await w.pull(gamma, alpha);
   await w.verify(gamma);
+});
+
+await test('the envelope of a package that is here stays when it is to be fetched from another than it came from', async (t) => {
+  const w = await world(t);
+  const { beta, copies, sample, records } = w;
+  const before = await filesOf(copies.beta);
+  const { packageId, instanceId, generation } = sample;
+  const move = { moveId: randomUUID(), packageId, instanceId, generation };
+  const fetch = (source: SignedText): Promise<unknown> =>
+    run(createTransferPackage(contextOf(beta)), { ...move, source });
+  await refused('PackageNotFound', fetch(records.get(w.gamma) ?? ''));
+  assert.deepEqual(await filesOf(copies.beta), before);
+  // One that does not open it is exchanged.
+  await flip(join(copies.beta, envelopeName(beta.keys.fingerprint)));
+  await fetch(records.get(w.alpha) ?? '');
+  assert.deepEqual(new Set((await filesOf(copies.beta)).keys()), new Set(before.keys()));
+  await w.verify(beta);
 });
 
 await test('f11: f33: whatever instant a repair dies at, each file is the old one or the right one, and the next ends it', async (t) => {
