@@ -25,7 +25,7 @@ const GROUPS = {
   // Two testbeds keep two cores busy; three took as long.
   e2e: {
     files: 'test/e2e/**/*.test.ts',
-    first: ['known-failures', 'called-off', 'observer', 'decide', 'reconcile'],
+    first: ['known-failures', 'called-off', 'observer', 'worker', 'reconcile'],
     concurrency: 2,
     minutes: 20,
   },
