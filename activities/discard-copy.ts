@@ -25,7 +25,7 @@ export function createDiscardCopy(host: HostContext): HostActivities['discardCop
     withInstanceLock(host.layout, move.instanceId, async () => {
       await giveUp(host, move);
       // First what holds the guest in clear: libvirt may be what fails here.
-      await removeFolder(host.layout.stage(move.moveId), move.instanceId);
+      await removeFolder(host.layout.stage(move.moveId), move);
       if (await isComingFor(host, move)) await removeIncoming(host, move.packageId);
       await passed('cleared');
       if (await overtaken(host.layout, move)) return;

@@ -97,11 +97,19 @@ export async function stagedBy(layout: Layout, packageId: PackageId): Promise<Mo
   return null;
 }
 
-/** Removes the folder of a move, if it is of this instance. One of nobody is removed if its claim was never finished. */
-export async function removeFolder(folder: string, instanceId: string): Promise<void> {
+type Maker = Pick<Whose, 'instanceId' | 'packageId'>;
+
+/** Is there a folder, for this package, whichever generation it makes of the instance? */
+export async function isOfPackage(folder: string, { instanceId, packageId }: Maker): Promise<boolean> {
+  const whose = await readJson(join(folder, NAME), Whose);
+  return whose?.instanceId === instanceId && whose.packageId === packageId;
+}
+
+/** Removes the folder of a move that has ended. One of nobody is removed if its claim was never finished. */
+export async function removeFolder(folder: string, maker: Maker): Promise<void> {
   if (await exists(folder)) {
-    const whose = await readJson(join(folder, NAME), Whose);
-    const ours = whose ? whose.instanceId === instanceId : (await readdir(folder)).every(isTemporary);
+    const claimed = await exists(join(folder, NAME));
+    const ours = claimed ? await isOfPackage(folder, maker) : (await readdir(folder)).every(isTemporary);
     if (!ours) return;
     // Half of its members must not be taken for all of them.
     await condemn(folder);

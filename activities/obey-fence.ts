@@ -63,10 +63,10 @@ async function obeyFence(host: HostContext, move: MoveRef & { final: boolean }):
   const kept = newer ? await setAside(folder, copies, generation) : null;
   if (!newer) await removeGenerations(folder);
   await network.expel(instanceId);
-  await removeFolder(layout.stage(move.moveId), instanceId);
+  await removeFolder(layout.stage(move.moveId), move);
   // That the package is the instance's is what the fence says.
   await removeIncoming(host, packageId);
-  await removeFolder(layout.move(move.moveId), instanceId);
+  await removeFolder(layout.move(move.moveId), move);
   const found = running
     ? 'a running instance'
     : newer

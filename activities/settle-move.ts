@@ -10,7 +10,7 @@ import { removeGenerations } from './discard-copy.ts';
 import type { HostContext } from './host-context.ts';
 import { describeDomain } from './hypervisor/domain-xml.ts';
 import { passed } from './marks.ts';
-import { isFolderOf, removeFolder } from './move-folder.ts';
+import { isOfPackage, removeFolder } from './move-folder.ts';
 import { isSealed } from './moved-envelope.ts';
 import { removeDurably } from './records/durable.ts';
 import { withInstanceLock } from './records/lock.ts';
@@ -44,13 +44,21 @@ export function createSettleMove(host: HostContext): HostActivities['settleMove'
           await removeGenerations(layout.instance(instanceId));
         }
       }
-      await requireUnneeded(host, input);
+      const needed = await neededOf(host, input);
+      if (needed && needed.generation <= packageGeneration(input)) {
+        throw new VmferryError(
+          'InUse',
+          `what move ${moveId} saved of instance ${instanceId} is needed on ${host.name}: ${needed.why}`,
+        );
+      }
       if (outcome === 'returned') await removeOutlived(host, input);
       await passed('settled');
+      // By its name the instance was saved once more since: that is not this move's to clear away.
+      if (needed) return;
       // A move that was called off while it sealed has no use for the half. Its folder says whose that is.
-      if (await isFolderOf(layout.move(moveId), input)) await removeDurably(`${layout.package(packageId)}.partial`);
-      await removeFolder(layout.move(moveId), instanceId);
-      await removeFolder(layout.stage(moveId), instanceId);
+      if (await isOfPackage(layout.move(moveId), input)) await removeDurably(`${layout.package(packageId)}.partial`);
+      await removeFolder(layout.move(moveId), input);
+      await removeFolder(layout.stage(moveId), input);
     });
 }
 
@@ -70,23 +78,26 @@ async function removeOutlived({ hypervisor, layout }: HostContext, { instanceId,
   if (moved) await removeGenerations(layout.instance(instanceId), generation);
 }
 
-/**
- * The instance goes on without what its move saved: it is sealed, or it has run since, or it is another host's.
- *
- * @throws InUse
- */
-async function requireUnneeded(host: HostContext, { instanceId, moveId }: MoveRef): Promise<void> {
+/** What a move saved, and the instance would still be continued from. */
+interface Needed {
+  /** That it makes of the instance. */
+  generation: number;
+  why: string;
+}
+
+/** Null if the instance goes on without it: it is sealed, or it has run since, or it is another host's. */
+async function neededOf(host: HostContext, { instanceId, moveId }: MoveRef): Promise<Needed | null> {
   const { layout, ledger } = host;
   const owned = await ledger.owned(instanceId);
-  if (!owned) return;
-  const refuse = (why: string): VmferryError =>
-    new VmferryError('InUse', `what move ${moveId} saved of instance ${instanceId} is needed on ${host.name}: ${why}`);
-  const stopped = await readSaveRecord(layout, instanceId, owned.generation);
-  if (stopped?.moveId === moveId && !(await isSealed(host, stopped.packageId, instanceId, owned.generation + 1))) {
-    throw refuse('it is not sealed yet');
+  if (!owned) return null;
+  const { generation } = owned;
+  const stopped = await readSaveRecord(layout, instanceId, generation);
+  if (stopped?.moveId === moveId && !(await isSealed(host, stopped.packageId, instanceId, generation + 1))) {
+    return { generation: generation + 1, why: 'it is not sealed yet' };
   }
-  const before = await readSaveRecord(layout, instanceId, owned.generation - 1);
-  if (before?.moveId === moveId && !(await hasRun(host, instanceId, owned.generation))) {
-    throw refuse('it is not restored from it yet');
+  const before = await readSaveRecord(layout, instanceId, generation - 1);
+  if (before?.moveId === moveId && !(await hasRun(host, instanceId, generation))) {
+    return { generation, why: 'it is not restored from it yet' };
   }
+  return null;
 }

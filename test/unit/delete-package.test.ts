@@ -113,7 +113,7 @@ await test('a host that has opened it for a move keeps it until the move has set
   await claimFolder(beta.layout, 'stage', move);
   await refused('InUse', remove(s, beta));
   assert.equal(await isThere(s, beta), true);
-  await removeFolder(beta.layout.stage(move.moveId), move.instanceId);
+  await removeFolder(beta.layout.stage(move.moveId), move);
   assert.deepEqual(await remove(s, beta), { bytes: 6 });
 });
 

@@ -129,6 +129,7 @@ const NAME = 'guest';
 /** Far more than anything here takes on a busy machine. */
 const PATIENCE_MS = 150_000;
 
+type Started = Awaited<ReturnType<HostActivities['startInstance']>>;
 type FoundRelease = Awaited<ReturnType<HostActivities['findRelease']>>;
 
 /** @returns null if all went as it must */
@@ -449,10 +450,19 @@ class Campaign {
     for (let turn = 0; turn < 6; turn++) {
       const violations = await this.#check();
       if (violations.length > 0) return violations;
-      if (this.#world.tick(this.#instanceId)) return this.#check();
+      const runs = this.#world.tick(this.#instanceId);
+      if (runs && !this.#half()) return this.#check();
       await this.#recoverOnce();
     }
     return [`${this.#instanceId} does not run again, whatever its operator tries`];
+  }
+
+  /** Has a save of its owner's generation begun, of which no journey knows any more? No other could begin. */
+  #half(): boolean {
+    return this.#world.hosts.some((host) => {
+      const { owns } = readBook(host, this.#instanceId);
+      return owns !== null && saveRecord(host, this.#instanceId, owns) !== null;
+    });
   }
 
   async #recoverOnce(): Promise<void> {
@@ -460,7 +470,11 @@ class Campaign {
     const instanceId = this.#instanceId;
     const owner = hosts.find((host) => readBook(host, instanceId).owns !== null);
     if (owner) {
-      await this.#call({ host: owner, activity: 'startInstance', input: { instanceId } }, {});
+      const started = await this.#call({ host: owner, activity: 'startInstance', input: { instanceId } }, {});
+      const { move } = started?.kind === 'answered' ? (started.value as Started) : { move: null };
+      if (move === null) return;
+      const settle = { ...move, role: 'source', outcome: 'returned' };
+      await this.#call({ host: owner, activity: 'settleMove', input: settle }, {});
       return;
     }
     for (const source of hosts) {

@@ -267,6 +267,13 @@ export const KNOWN: Record<string, Schedule> = {
     ...before('rewriteXml'),
     { do: 'order', activity: 'restoreInstance', host: BETA },
   ]),
+  'a move comes to its end although the instance was to be saved by its name since': schedule([
+    ...before('settleMove'),
+    { do: 'advance', unheard: true },
+    { do: 'order', activity: 'saveInstance', host: BETA, later: 1, die: 'recorded' },
+    go,
+    { do: 'order', activity: 'returnInstance', host: BETA, later: 1 },
+  ]),
   'a disk that rots where it was opened is not given to the guest, but opened once more': schedule([
     ...before('resumeInstance'),
     { do: 'lose power', host: BETA, loss: 'nothing' },

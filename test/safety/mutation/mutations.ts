@@ -122,7 +122,13 @@ export const MUTATIONS: readonly Mutation[] = [
   },
   {
     guard: 'the look before clearing up whether the instance would be continued from it',
-    edits: [{ file: 'activities/settle-move.ts', from: '      await requireUnneeded(host, input);\n', to: '' }],
+    edits: [
+      {
+        file: 'activities/settle-move.ts',
+        from: 'const needed = await neededOf(host, input);',
+        to: 'const needed = null as Needed | null;',
+      },
+    ],
   },
   {
     guard: 'the look before taking back whether the generation ever ran here',
