@@ -1,6 +1,4 @@
 /** What the hosts have in common: Temporal between them, the catalog's database and the control worker on the machine. */
-import { once } from 'node:events';
-import { createConnection } from 'node:net';
 import { existsSync } from 'node:fs';
 import { chown, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -169,7 +167,7 @@ export class Control {
       ...this.#machine('postgres'),
       command: [...asPostgres, `${binaries}/postgres`, '-D', 'data', ...settings],
       within: privately,
-      ready: () => accepts(catalogPort),
+      ready: () => answers(`${binaries}/pg_isready`, catalogPort),
     });
   }
 
@@ -233,15 +231,9 @@ async function serves(address: string, attributes: string[]): Promise<boolean> {
   }
 }
 
-/** Does something listen on this port of the machine? */
-async function accepts(port: number): Promise<boolean> {
-  const socket = createConnection({ host: '127.0.0.1', port });
-  try {
-    await once(socket, 'connect');
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
-  }
+/** Does PostgreSQL answer? It listens long before, when it was killed and has to recover first. */
+async function answers(pgIsReady: string, port: number): Promise<boolean> {
+  const [rejects, silent] = [1, 2];
+  const arguments_ = ['--quiet', '--host', '127.0.0.1', '--port', String(port)];
+  return (await run(pgIsReady, arguments_, { okExitCodes: [0, rejects, silent] })).exitCode === 0;
 }
