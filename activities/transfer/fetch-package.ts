@@ -68,8 +68,9 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
     }
     await inspect(opened);
     // Only now: what is refused leaves things as they were, and another envelope that is here may be all that opens it.
+    // Its name is synced also where an attempt that died has made it, or given it the package's name.
+    await makeDirectory(folder);
     if (envelope) {
-      await makeDirectory(folder);
       await writeDurable(envelopePath, envelope);
       wireBytes += envelope.length;
     }

@@ -274,6 +274,12 @@ export const KNOWN: Record<string, Schedule> = {
     go,
     { do: 'order', activity: 'returnInstance', host: BETA, later: 1 },
   ]),
+  'a package whose transfer died with its last step is there to stay': schedule([
+    ...before('transferPackage'),
+    { do: 'advance', die: 36 },
+    ...times(5),
+    { do: 'lose power', host: BETA, loss: 'names' },
+  ]),
   'a disk that rots where it was opened is not given to the guest, but opened once more': schedule([
     ...before('resumeInstance'),
     { do: 'lose power', host: BETA, loss: 'nothing' },

@@ -136,7 +136,14 @@ export const MUTATIONS: readonly Mutation[] = [
   },
   {
     guard: 'the generation by which a folder is known: what has brought an instance is taken for what it was saved in',
-    edits: [{ file: 'activities/move-folder.ts', from: ' && one.generation === other.generation;', to: ';' }],
+    edits: [
+      { file: 'activities/move-folder.ts', from: ' && one.generation === other.generation;', to: ';' },
+      {
+        file: 'activities/return-instance.ts',
+        from: '(await isRewritten(host, move, staged.folder))',
+        to: "(await exists(join(staged.folder, 'local.xml')))",
+      },
+    ],
   },
   {
     guard: 'the look before a restore whether the XML was rewritten for this host',
