@@ -97,19 +97,22 @@ export async function stagedBy(layout: Layout, packageId: PackageId): Promise<Mo
   return null;
 }
 
-type Maker = Pick<Whose, 'instanceId' | 'packageId'>;
+type OfPackage = Pick<Whose, 'instanceId' | 'packageId'>;
+
+const samePackage = (one: OfPackage, other: OfPackage): boolean =>
+  one.instanceId === other.instanceId && one.packageId === other.packageId;
 
 /** Is there a folder, for this package, whichever generation it makes of the instance? */
-export async function isOfPackage(folder: string, { instanceId, packageId }: Maker): Promise<boolean> {
+export async function isOfPackage(folder: string, move: OfPackage): Promise<boolean> {
   const whose = await readJson(join(folder, NAME), Whose);
-  return whose?.instanceId === instanceId && whose.packageId === packageId;
+  return whose !== null && samePackage(whose, move);
 }
 
 /** Removes the folder of a move that has ended. One of nobody is removed if its claim was never finished. */
-export async function removeFolder(folder: string, maker: Maker): Promise<void> {
+export async function removeFolder(folder: string, move: OfPackage): Promise<void> {
   if (await exists(folder)) {
-    const claimed = await exists(join(folder, NAME));
-    const ours = claimed ? await isOfPackage(folder, maker) : (await readdir(folder)).every(isTemporary);
+    const whose = await readJson(join(folder, NAME), Whose);
+    const ours = whose ? samePackage(whose, move) : (await readdir(folder)).every(isTemporary);
     if (!ours) return;
     // Half of its members must not be taken for all of them.
     await condemn(folder);

@@ -67,9 +67,9 @@ async function fetchIt(options: FetchPackage): Promise<{ packageBytes: number; w
       );
     }
     await inspect(opened);
-    // Only now: what is refused leaves things as they were, and another envelope that is here may be all that opens it.
     // Its name is synced also where an attempt that died has made it, or given it the package's name.
     await makeDirectory(folder);
+    // Only now: what is refused leaves things as they were, and another envelope that is here may be all that opens it.
     if (envelope) {
       await writeDurable(envelopePath, envelope);
       wireBytes += envelope.length;
@@ -128,10 +128,15 @@ const OTHER_ENVELOPE: readonly FailureType[] = [
 /** What lies here already, if it is what the source says; null if there is none, or it is damaged, or another's. */
 async function keptEnvelope({ keys, pool, source }: FetchPackage, folder: string): Promise<OpenedEnvelope | null> {
   if (!(await exists(join(folder, envelopeName(keys.fingerprint))))) return null;
+  return whole(() => readEnvelope({ folder, keys, pool, source }), OTHER_ENVELOPE);
+}
+
+/** What `look` answers; null if it finds damage of these types. */
+export async function whole<T>(look: () => Promise<T>, damage: readonly FailureType[]): Promise<T | null> {
   try {
-    return await readEnvelope({ folder, keys, pool, source });
+    return await look();
   } catch (error) {
-    if (error instanceof VmferryError && OTHER_ENVELOPE.includes(error.type)) return null;
+    if (error instanceof VmferryError && damage.includes(error.type)) return null;
     throw error;
   }
 }

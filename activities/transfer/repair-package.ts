@@ -9,7 +9,7 @@
 import { rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { InstanceId, PackageFacts, PackageId, SignedText } from '../../workflows/contract.ts';
-import { VmferryError, type FailureType } from '../../workflows/failures.ts';
+import type { FailureType } from '../../workflows/failures.ts';
 import type { Work } from '../heartbeat.ts';
 import { readEnvelope, requireSealedFor, verifyEnvelope } from '../package/envelope.ts';
 import { envelopeName, MAX_ENVELOPE_BYTES, type OriginRecord } from '../package/format.ts';
@@ -29,7 +29,7 @@ import { verifyClaim } from '../trust/chain.ts';
 import type { HostKeys } from '../trust/keys.ts';
 import type { PoolTrust } from '../trust/pool.ts';
 import { path } from './endpoint.ts';
-import { fetchSegment } from './fetch-package.ts';
+import { fetchSegment, whole } from './fetch-package.ts';
 import { PeerClient } from './package-client.ts';
 
 export interface RepairPackage {
@@ -112,14 +112,4 @@ const BAD_SEGMENT: readonly FailureType[] = ['SegmentDamaged', 'SegmentMisplaced
 
 async function isWhole(file: string, place: SegmentPlace, origin: OriginRecord): Promise<boolean> {
   return (await whole(() => checkSegment(file, place, origin).then(() => true), BAD_SEGMENT)) ?? false;
-}
-
-/** What `look` answers; null if it finds damage of these types. */
-async function whole<T>(look: () => Promise<T>, damage: readonly FailureType[]): Promise<T | null> {
-  try {
-    return await look();
-  } catch (error) {
-    if (error instanceof VmferryError && damage.includes(error.type)) return null;
-    throw error;
-  }
 }
